@@ -218,3 +218,19 @@ CREATE TABLE deployment (
     name  text PRIMARY KEY,
     value text NOT NULL
 );
+
+-- The ledger is append-only, for everybody: a correction is a new row.
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only: % is refused', TG_TABLE_NAME, TG_OP;
+END $$;
+CREATE TRIGGER charge_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON charge
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER credit_transaction_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON credit_transaction
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER grant_draw_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON grant_draw
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER price_version_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON price_version
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER batch_outcome_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON batch_outcome
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();

@@ -1,0 +1,106 @@
+"""Everything that can be configured, in one place, with defaults that work on the local stack."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from adapters.failures import Failure
+
+
+class Settings(BaseSettings):
+    """The configuration of a process: environment, then `$TOLLGATE_HOME/stack.env`, then defaults.
+
+    Frozen: it is read once by the command and passed on. Every field is set by the environment
+    variable of its name with the prefix TOLLGATE_.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TOLLGATE_", frozen=True, extra="ignore")
+
+    home: Path = Field(Path(".tollgate"), description="directory of the local stack and backups")
+    kafka: str = Field("127.0.0.1:19092", description="bootstrap servers of Kafka")
+    postgres: SecretStr = Field(
+        SecretStr("postgresql://tollgate@127.0.0.1:15432/tollgate"),
+        description="DSN of PostgreSQL, 15 or newer",
+    )
+    clickhouse: SecretStr = Field(
+        SecretStr("http://127.0.0.1:18123"),
+        description="URL of ClickHouse's HTTP interface, credentials included",
+    )
+    clickhouse_database: str = Field("tollgate", description="database of the tables for analysts")
+    topic_prefix: str = Field("", description="put before every topic name")
+    partitions: int = Field(8, ge=1, le=1000, description="partitions of usage.events")
+    replication_factor: int = Field(1, ge=1, le=7, description="replicas of every topic")
+
+    create_accounts: bool = Field(
+        True,
+        description="an unknown account is created at its first event; else it is a dead letter",
+    )
+    welcome_credits_micro: int = Field(
+        1_000_000_000,
+        ge=0,
+        le=10**15,
+        description="credits that a new account gets, in micro-credits",
+    )
+    default_tier: str = Field("free", description="tier of an account that is created by an event")
+    default_demo: bool = Field(False, description="demo mode of an account created by an event")
+
+    batch_records: int = Field(4_000, ge=1, le=20_000, description="records of one transaction")
+    batch_wait_ms: int = Field(50, ge=1, le=1_000, description="wait for a record when idle")
+    retry_seconds_max: float = Field(
+        40.0, gt=0, le=60, description="retries of a batch before the worker stops uncommitted"
+    )
+    event_age_days_max: int = Field(
+        35, ge=1, le=3650, description="older events, by append time, are dead letters"
+    )
+    dead_letter_share_max: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of dead letters over dead_letter_window records that halts the rater",
+    )
+    dead_letter_window: int = Field(
+        20_000, ge=100, description="records over which dead_letter_share_max is measured"
+    )
+    statement_seconds_max: float = Field(10.0, gt=0, description="PostgreSQL statement_timeout")
+    lock_seconds_max: float = Field(3.0, gt=0, description="PostgreSQL lock_timeout")
+    idle_transaction_seconds_max: float = Field(
+        10.0, gt=0, description="PostgreSQL idle_in_transaction_session_timeout"
+    )
+    session_timeout_ms: int = Field(
+        30_000, ge=6_000, description="Kafka drops a silent worker after it"
+    )
+    group_instance_id: str = Field(
+        "", description="static Kafka membership, one per pod; empty: none"
+    )
+    stalled_seconds_max: float = Field(
+        60.0, gt=0, description="a worker with lag and no finished batch for longer exits with 70"
+    )
+
+    ship_rows_max: int = Field(100_000, ge=1, le=100_000, description="rows of one range")
+    ship_wait_ms: int = Field(200, ge=10, le=60_000, description="the warehouse's pause when idle")
+
+    probe_host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics")
+    probe_port: int = Field(0, ge=0, le=65_535, description="port of the probes; 0: none")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto: console on a terminal, else JSON lines"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level that is logged"
+    )
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Reads the environment and the local stack's addresses; a wrong value is one clear line.
+
+    Raises Failure naming the variable.
+    """
+    home = Path(str(overrides.get("home") or os.environ.get("TOLLGATE_HOME") or ".tollgate"))
+    try:
+        return Settings(_env_file=home / "stack.env", **overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "TOLLGATE_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise Failure(f"{name}: {first['msg']}; see docs/configuration.md") from None

@@ -1,0 +1,236 @@
+-- The first schema: accounts, grants, prices, the ledger, positions, dead letters, ranges.
+--
+-- Units: every *_micro column is an integer of micro-credits (1 credit = 1,000,000). No float, no numeric.
+-- Text keys are COLLATE "C": they are opaque identifiers, compared by bytes.
+
+-- Who has credits. Locked first by every transaction that moves credits, sorted by account_id.
+-- balance_micro = sum(credit_grant.remaining_micro) - overdraft_micro.
+CREATE TABLE account (
+    account_id      text COLLATE "C" PRIMARY KEY,
+    tier            text NOT NULL,
+    demo            boolean NOT NULL DEFAULT false,
+    balance_micro   bigint NOT NULL DEFAULT 0,
+    overdraft_micro bigint NOT NULL DEFAULT 0 CHECK (overdraft_micro >= 0),
+    held_micro      bigint NOT NULL DEFAULT 0 CHECK (held_micro >= 0),
+    created_at      timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 70);
+
+-- Credits given, with a life. Burned down by priority, then earliest expiry, then oldest, then id.
+CREATE TABLE credit_grant (
+    grant_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    account_id      text COLLATE "C" NOT NULL REFERENCES account,
+    source          text NOT NULL,
+    granted_by      text NOT NULL,
+    notes           text NOT NULL DEFAULT '',
+    priority        smallint NOT NULL DEFAULT 100,
+    amount_micro    bigint NOT NULL CHECK (amount_micro > 0),
+    remaining_micro bigint NOT NULL CHECK (remaining_micro BETWEEN 0 AND amount_micro),
+    spent           boolean NOT NULL DEFAULT false,
+    expires_at      timestamptz,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    CHECK (spent = (remaining_micro = 0))
+) WITH (fillfactor = 70);
+-- `spent` and not remaining_micro is the predicate, so that a draw stays a heap-only update.
+CREATE INDEX credit_grant_burn_order ON credit_grant (account_id, priority, expires_at, created_at, grant_id) WHERE NOT spent;
+CREATE INDEX credit_grant_of_account ON credit_grant (account_id);
+CREATE INDEX credit_grant_expiry ON credit_grant (expires_at) WHERE NOT spent;
+
+-- How much of a grant one batch (or one single operation) used. amount - remaining = sum of its draws.
+CREATE TABLE grant_draw (
+    draw_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    grant_id     bigint NOT NULL REFERENCES credit_grant,
+    cause        text NOT NULL,        -- batch:<id>, repay:<grant_id>, expiry:<grant_id>
+    amount_micro bigint NOT NULL CHECK (amount_micro > 0),
+    drawn_at     timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX grant_draw_of_grant ON grant_draw (grant_id);
+
+-- Credits reserved before work starts. held_micro of the account = sum of its open holds.
+CREATE TABLE credit_hold (
+    hold_id       text COLLATE "C" PRIMARY KEY,
+    account_id    text COLLATE "C" NOT NULL REFERENCES account,
+    amount_micro  bigint NOT NULL CHECK (amount_micro > 0),
+    state         text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'settled', 'released', 'expired')),
+    charged_micro bigint,
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    closed_at     timestamptz,
+    CHECK ((state = 'open') = (closed_at IS NULL))
+);
+CREATE INDEX credit_hold_open ON credit_hold (account_id) WHERE state = 'open';
+
+-- Dated prices. Append-only: a version is never edited, a later one supersedes it from effective_from on.
+CREATE TABLE price_version (
+    price_version  integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    effective_from timestamptz NOT NULL,
+    document       jsonb NOT NULL,
+    digest         text NOT NULL,
+    published_by   text NOT NULL,
+    published_at   timestamptz NOT NULL DEFAULT now()
+);
+
+-- One charged usage event: the claim, the price and the ledger row in one. Immutable.
+-- The primary key is the promise: one (account, event) is charged once, whatever happens.
+CREATE TABLE charge (
+    account_id         text COLLATE "C" NOT NULL,
+    event_id           text COLLATE "C" NOT NULL,
+    partition          integer NOT NULL,
+    epoch              integer NOT NULL,
+    "offset"           bigint NOT NULL,
+    occurred_at        timestamptz NOT NULL,
+    posted_at          timestamptz NOT NULL DEFAULT now(),
+    payload_hash       bigint NOT NULL,
+    price_version      integer NOT NULL,
+    rule               text NOT NULL,     -- which rule of the book priced it: model:openai/gpt-4o, action:bulk_operation, flat
+    rated_micro        bigint NOT NULL,   -- what the book says
+    amount_micro       bigint NOT NULL,   -- what was charged: rated_micro, or 0 for a demo account
+    balance_after_micro bigint NOT NULL,
+    tier               text NOT NULL,
+    demo               boolean NOT NULL,
+    source             text NOT NULL,
+    action             text NOT NULL,
+    provider           text NOT NULL,
+    model              text NOT NULL,
+    power_level        text NOT NULL,
+    input_tokens       bigint NOT NULL,   -- the total, cached and audio included
+    cache_read_tokens  bigint NOT NULL,
+    cache_write_tokens bigint NOT NULL,
+    output_tokens      bigint NOT NULL,   -- the total, reasoning included
+    reasoning_tokens   bigint NOT NULL,
+    other_meters       text NOT NULL,     -- JSON object of the rarer meters, '' when none
+    quantity           bigint NOT NULL,
+    hold_id            text,
+    resource_id        text NOT NULL,
+    attributes         text NOT NULL,     -- JSON object of strings, '' when none
+    PRIMARY KEY (account_id, event_id)
+);
+-- The warehouse reads ranges by it; a second charge for one source position is refused by it.
+CREATE UNIQUE INDEX charge_position ON charge (epoch, partition, "offset");
+
+-- Every change of a balance that is not a usage charge: grants, welcome credits, expiry, adjustments.
+CREATE TABLE credit_transaction (
+    transaction_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    account_id          text COLLATE "C" NOT NULL,
+    type                text NOT NULL,
+    status              text NOT NULL DEFAULT 'COMPLETED' CHECK (status IN ('PENDING', 'COMPLETED', 'FAILED')),
+    amount_micro        bigint NOT NULL,
+    balance_after_micro bigint NOT NULL,
+    event_id            text,
+    hold_id             text,
+    grant_id            bigint,
+    actor               text NOT NULL,
+    reason              text NOT NULL DEFAULT '',
+    idempotency_key     text UNIQUE,
+    tx                  xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    created_at          timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX credit_transaction_of_account ON credit_transaction (account_id, transaction_id);
+-- The warehouse ships by (tx, transaction_id) up to the oldest unfinished transaction.
+CREATE INDEX credit_transaction_horizon ON credit_transaction (tx, transaction_id);
+
+-- Where each stream stands: the truth about what was applied. Locked first by every batch.
+CREATE TABLE stream_position (
+    topic         text NOT NULL,
+    partition     integer NOT NULL,
+    epoch         integer NOT NULL DEFAULT 1,
+    next_offset   bigint NOT NULL DEFAULT 0,
+    first_offset  bigint NOT NULL DEFAULT 0, -- where this epoch began: offsets below it were never ours
+    last_digest   bigint,                    -- crc32 of the record at next_offset - 1
+    updated_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (topic, partition)
+) WITH (fillfactor = 50);
+
+-- What one batch did with one partition: every offset is charged, duplicate, conflict or dead.
+CREATE TABLE batch_outcome (
+    batch_id     bigint NOT NULL,
+    topic        text NOT NULL,
+    partition    integer NOT NULL,
+    epoch        integer NOT NULL,
+    from_offset  bigint NOT NULL,
+    to_offset    bigint NOT NULL,            -- exclusive
+    charged      integer NOT NULL,
+    duplicate    integer NOT NULL,
+    dead         integer NOT NULL,           -- conflicts included: they are dead letters too
+    posted_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (topic, partition, epoch, from_offset),
+    CHECK (to_offset - from_offset = charged + duplicate + dead)
+);
+CREATE SEQUENCE batch_id_seq;
+
+-- A record that could not be charged, with the reason and its bytes. Published to usage.dead from here.
+CREATE TABLE dead_letter (
+    dead_letter_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    topic          text NOT NULL,
+    partition      integer NOT NULL,
+    epoch          integer NOT NULL,
+    "offset"       bigint NOT NULL,
+    reason         text NOT NULL,
+    detail         text NOT NULL,
+    account_id     text,
+    event_id       text,
+    key            bytea,
+    payload        bytea NOT NULL,           -- the first 64 KiB of the record's value
+    payload_bytes  integer NOT NULL,
+    payload_sha256 bytea NOT NULL,
+    appended_at    timestamptz NOT NULL,     -- Kafka's append time
+    dead_at        timestamptz NOT NULL DEFAULT now(),
+    published_at   timestamptz,
+    requeued_at    timestamptz,
+    UNIQUE (topic, epoch, partition, "offset")
+);
+CREATE INDEX dead_letter_unpublished ON dead_letter (dead_letter_id) WHERE published_at IS NULL;
+CREATE INDEX dead_letter_reason ON dead_letter (reason, dead_letter_id);
+
+-- A fixed slice of a stream on its way to ClickHouse: the intent, committed before the copy.
+-- charge: per partition, from and to offsets (exclusive). credit: (tx, id) keyset bounds.
+CREATE TABLE ship_range (
+    range_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    stream       text NOT NULL CHECK (stream IN ('charge', 'credit')),
+    generation   integer NOT NULL,            -- raised by rebuild: a new generation never meets an old token
+    epoch        integer NOT NULL,
+    partitions   integer[] NOT NULL,
+    from_offsets bigint[] NOT NULL,
+    to_offsets   bigint[] NOT NULL,
+    tx_after     xid8 NOT NULL,
+    id_after     bigint NOT NULL,
+    tx_to        xid8 NOT NULL,
+    id_to        bigint NOT NULL,
+    row_count    bigint NOT NULL,
+    sum_micro    bigint NOT NULL,
+    opened_at    timestamptz NOT NULL DEFAULT now(),
+    done_at      timestamptz
+);
+CREATE UNIQUE INDEX ship_range_one_open ON ship_range (stream) WHERE done_at IS NULL;
+
+-- How far each stream is in ClickHouse, moved in the transaction that closes a range.
+CREATE TABLE ship_position (
+    stream      text NOT NULL,
+    generation  integer NOT NULL,
+    epoch       integer NOT NULL,
+    partition   integer NOT NULL,             -- -1 for the credit stream
+    next_offset bigint NOT NULL DEFAULT 0,
+    tx_after    xid8 NOT NULL DEFAULT '0',
+    id_after    bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (stream, generation, epoch, partition)
+);
+
+-- Small facts that a deployment keeps: the generation of ClickHouse's copy.
+CREATE TABLE deployment (
+    name  text PRIMARY KEY,
+    value text NOT NULL
+);
+
+-- The ledger is append-only, for everybody: a correction is a new row.
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only: % is refused', TG_TABLE_NAME, TG_OP;
+END $$;
+CREATE TRIGGER charge_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON charge
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER credit_transaction_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON credit_transaction
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER grant_draw_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON grant_draw
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER price_version_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON price_version
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER batch_outcome_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON batch_outcome
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
