@@ -1,0 +1,62 @@
+# Everything a person does with this repository. `make` alone lists it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first Python on the path that is new enough; PYTHON=... chooses another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help install demo test lint types bench up down lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' Makefile
+
+install: $(VENV)/.installed ## the locked dependencies and the tollgate command, into .venv
+
+# The stamp is written last, so that an interrupted installation is done again.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer on the path: install one, or say make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make a virtual environment: install its venv package (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@rm -f "$@"
+	@echo "installing the locked dependencies into $(VENV) (about a minute)"
+	@"$(PYTHON)" -m venv "$(VENV)"
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch "$@"
+
+demo: install ## 100,000 events through the whole way, and the proof; TRACE=file.csv runs a trace file
+	@"$(BIN)/tollgate" demo $(if $(TRACE),--trace "$(TRACE)")
+
+test: install ## every test, on a real Kafka, PostgreSQL and ClickHouse engine started for it
+	@"$(BIN)/pytest"
+
+lint: install ## format, rules, and who may import whom
+	@"$(BIN)/ruff" format --check .
+	@"$(BIN)/ruff" check .
+	@"$(BIN)/lint-imports"
+
+types: install ## mypy, strict
+	@"$(BIN)/mypy"
+
+bench: install ## rate and latency of the whole way on this machine, beside its limits
+	@"$(BIN)/python" -m bench
+
+up: install ## start the local Kafka, PostgreSQL and ClickHouse
+	@"$(BIN)/tollgate" up
+
+down: install ## stop them; the data stays
+	@"$(BIN)/tollgate" down
+
+lock: install ## write requirements.lock anew from pyproject.toml
+	@"$(BIN)/uv" pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-emit-package tollgate --quiet --output-file requirements.lock
+
+clean: ## stop the local stack and remove it with its data, .venv and every cache
+	@if test -x "$(BIN)/tollgate"; then "$(BIN)/tollgate" down; fi
+	@rm -rf "$(VENV)" .tollgate build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
