@@ -1,0 +1,130 @@
+"""From the bytes of a Kafka record to a usage event or the one reason why it is not one."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from schemas.reasons import Reason, Rejected
+from schemas.usage import EVENT_TYPE, UsageEvent
+
+VALUE_BYTES_MAX: Final = 65_536
+_DAY_MS = 86_400_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FAMILY = "tollgate.usage.v"
+
+_DETAIL_MAX = 300
+_IDENTIFIER = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+_RANK = {"greater_than_equal": 1, "inconsistent": 2}
+
+_validate = TypeAdapter(UsageEvent).validator.validate_json
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWindow:
+    """How far an event's time may be before and after the time Kafka appended it, inclusive."""
+
+    age_ms_max: int = 35 * _DAY_MS
+    ahead_ms_max: int = 5 * 60_000
+
+
+def decode(
+    value: bytes | None, key: bytes | None, appended_at_ms: int, window: TimeWindow
+) -> UsageEvent | Rejected:
+    """The event in `value`, or the first thing that is wrong with the record. Never raises.
+
+    Order of the checks: size, JSON, version and type, fields, key, time. Pure: the same record
+    gives the same answer on every replay. Headers are no input, so they can forge nothing.
+    """
+    if value is None:
+        return Rejected(Reason.BAD_JSON, "the value is null", _known(key))
+    try:
+        if len(value) > VALUE_BYTES_MAX:
+            detail = f"{len(value)} bytes are more than {VALUE_BYTES_MAX}"
+            return Rejected(Reason.TOO_LARGE, detail, _known(key))
+        if b"NaN" in value or b"Infinity" in value:
+            from_json(value, allow_inf_nan=False)
+        event = _validate(value)
+    except ValidationError as error:
+        return _explain(error, value, key)
+    except ValueError:
+        return Rejected(Reason.BAD_JSON, "NaN and Infinity are not JSON", _known(key))
+    if key is None or key != event.subject.encode():
+        detail = "the record has no key" if key is None else "the key is not the subject"
+        return Rejected(Reason.KEY_MISMATCH, detail, event.subject, event.id)
+    return _within(event, appended_at_ms, window)
+
+
+def _within(event: UsageEvent, appended_at_ms: int, window: TimeWindow) -> UsageEvent | Rejected:
+    """Compares in whole microseconds: no float, and no date that can overflow."""
+    since = event.time - _EPOCH
+    behind_us = appended_at_ms * 1000 - (
+        (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    )
+    if behind_us > window.age_ms_max * 1000:
+        detail = f"{behind_us // 1_000_000} s before the append, over {window.age_ms_max // 1000} s"
+        return Rejected(Reason.TOO_OLD, detail, event.subject, event.id)
+    if -behind_us > window.ahead_ms_max * 1000:
+        detail = (
+            f"{-behind_us // 1_000_000} s after the append, over {window.ahead_ms_max // 1000} s"
+        )
+        return Rejected(Reason.FUTURE_TIME, detail, event.subject, event.id)
+    return event
+
+
+def _explain(error: ValidationError, value: bytes, key: bytes | None) -> Rejected:
+    """The slow path: reads the record a second time, loosely, to name the reason."""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    first = problems[0]
+    if not first["loc"]:
+        return Rejected(Reason.BAD_JSON, _printable(first["msg"]), _known(key))
+    record = from_json(value)
+    account_id = _valid(record.get("subject")) or _known(key)
+    event_id = _valid(record.get("id"))
+    reason, detail = _version(record.get("type")) or _worst(problems)
+    return Rejected(reason, detail, account_id, event_id)
+
+
+def _version(event_type: object) -> tuple[Reason, str] | None:
+    """Judged before the fields: another version may look different everywhere else."""
+    if not isinstance(event_type, str) or event_type == EVENT_TYPE:
+        return None
+    number = event_type.removeprefix(_FAMILY)
+    if number != event_type and number.isascii() and number.isdigit() and number[0] != "0":
+        return Reason.FUTURE_SCHEMA, f"a later version than {EVENT_TYPE}"
+    return Reason.UNKNOWN_TYPE, f"the type is not {EVENT_TYPE}"
+
+
+def _worst(problems: list[ErrorDetails]) -> tuple[Reason, str]:
+    """A shape that is wrong outranks a negative count, which outranks counts that do not add up."""
+    ranked = min(problems, key=lambda problem: _RANK.get(problem["type"], 0))
+    reason = (Reason.INVALID, Reason.NEGATIVE, Reason.INCONSISTENT)[_RANK.get(ranked["type"], 0)]
+    return reason, _printable(f"{_place(ranked['loc'])}: {ranked['msg']}")
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """The field. Names of attributes are the record's own text, so they are left out."""
+    names = [str(part) for part in loc]
+    if "attributes" in names:
+        names = names[: names.index("attributes") + 1]
+    return ".".join(names)
+
+
+def _printable(text: str) -> str:
+    return "".join(mark if " " <= mark <= "~" else "?" for mark in text[:_DETAIL_MAX])
+
+
+def _known(key: bytes | None) -> str | None:
+    """The account that the key names, when it is a valid one."""
+    if key is None or not _IDENTIFIER.fullmatch(key):
+        return None
+    return key.decode("ascii")
+
+
+def _valid(claimed: object) -> str | None:
+    if isinstance(claimed, str) and claimed.isascii() and _IDENTIFIER.fullmatch(claimed.encode()):
+        return claimed
+    return None
