@@ -8,7 +8,9 @@ import asyncpg
 
 from adapters.settings import Settings
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"  # noqa: E501
+Connection: TypeAlias = (
+    "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"  # noqa: E501
+)
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 # What a retry may heal: the server is away, restarting, refusing, or chose us as a victim.
@@ -18,11 +20,22 @@ TRANSIENT: tuple[type[Exception], ...] = (
     asyncpg.InterfaceError,
     asyncpg.PostgresConnectionError,
     asyncpg.exceptions.TransactionRollbackError,
+    asyncpg.exceptions.UniqueViolationError,  # a claim appeared meanwhile: the next run sees it
     asyncpg.exceptions.OperatorInterventionError,
     asyncpg.exceptions.InsufficientResourcesError,
     asyncpg.exceptions.LockNotAvailableError,
     asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
     asyncpg.exceptions.ReadOnlySQLTransactionError,
+)
+
+# What running again can not heal: PostgreSQL refuses a value. Some record of the batch is to blame.
+POISON: tuple[type[Exception], ...] = (
+    asyncpg.DataError,
+    asyncpg.exceptions.DataError,
+    asyncpg.exceptions.ProgramLimitExceededError,
+    asyncpg.exceptions.RaiseError,
+    asyncpg.CheckViolationError,
+    asyncpg.NotNullViolationError,
 )
 
 CONNECT_SECONDS_MAX = 5.0

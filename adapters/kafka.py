@@ -1,0 +1,299 @@
+"""How a stage hangs on Kafka: broker, subscription, and what PostgreSQL says about positions.
+
+faststream and aiokafka are told everything explicitly, because their defaults commit before
+processing, begin at the end of a topic and create topics by themselves.
+"""
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import groupby
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from faststream.kafka import KafkaBroker
+from faststream.kafka.annotations import KafkaMessage as BatchMessage
+from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
+from faststream.kafka.subscriber.usecase import BatchSubscriber
+from faststream.middlewares import AckPolicy
+
+from adapters.failures import Halt
+from adapters.ledger import Position
+from adapters.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FETCH_BYTES_MAX = 16 * 1024 * 1024
+PARTITION_FETCH_BYTES_MAX = 1024 * 1024
+GRACEFUL_SECONDS_MAX = 25.0
+
+ReadPositions = Callable[[Mapping[int, int]], Awaitable[dict[int, Position]]]
+CheckLog = Callable[[Mapping[int, Position]], Awaitable[None]]
+
+
+def open_broker(settings: Settings, stage: str) -> KafkaBroker:
+    """A broker connection that consumes only; topics come from `tollgate migrate`."""
+    return KafkaBroker(
+        settings.kafka,
+        client_id=f"tollgate-{stage}",
+        consumer_only=True,
+        allow_auto_create_topics=False,
+        graceful_timeout=GRACEFUL_SECONDS_MAX,
+        logger=log,
+        log_level=logging.DEBUG,
+    )
+
+
+async def keep_raw(records: tuple[ConsumerRecord, ...]) -> KafkaMessage:
+    """A parser that looks at nothing: a bad header of one record would lose the whole batch."""
+    return KafkaMessage(
+        raw_message=records,
+        body=b"",
+        headers={},
+        batch_headers=[],
+        message_id="-",
+        correlation_id="-",
+        consumer=FAKE_CONSUMER,
+    )
+
+
+async def decode_nothing(message: KafkaMessage) -> bytes:
+    """A decoder for faststream, which always calls one; core/batch.py decodes each record."""
+    return message.body  # type: ignore[return-value]
+
+
+class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Where PostgreSQL says that each assigned partition stands; Kafka's offsets decide nothing."""
+
+    def __init__(
+        self,
+        read_positions: ReadPositions,
+        check_last_records: CheckLog,
+        stop: Callable[[BaseException], None],
+    ) -> None:
+        self._read_positions = read_positions
+        self._check_last_records = check_last_records
+        self._stop = stop
+        self._sought: set[TopicPartition] = set()
+        self.subscriber: BatchSubscriber | None = None
+        self.next: dict[TopicPartition, int] = {}
+        self.busy = asyncio.Lock()
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a consumer to ask."""
+        return self.subscriber is not None and self.subscriber.consumer is not None
+
+    @property
+    def consumer(self) -> AIOKafkaConsumer:
+        """The consumer of the started subscriber."""
+        assert self.subscriber is not None  # noqa: S101
+        assert self.subscriber.consumer is not None  # noqa: S101
+        return self.subscriber.consumer
+
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        """Lets the batch in flight finish, then forgets the partitions."""
+        async with self.busy:
+            for partition in revoked:
+                self.next.pop(partition, None)
+
+    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        """Checks each partition against PostgreSQL and seeks to where that stands.
+
+        aiokafka swallows what is raised here and would go on from the group's offset; so any
+        trouble stops the worker.
+        """
+        for partition in assigned:
+            self.next.pop(partition, None)
+            self._sought.discard(partition)
+        try:
+            await self.resume(assigned)
+        except Exception as error:  # noqa: BLE001 - handed to stop(), which ends the process
+            self._stop(error)
+
+    async def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        """Reads the positions and seeks; raises Halt when Kafka's log can not continue them."""
+        if not partitions:
+            return
+        consumer = self.consumer
+        beginnings = await consumer.beginning_offsets(list(partitions))
+        ends = await consumer.end_offsets(list(partitions))
+        stands = await self._read_positions({tp.partition: beginnings[tp] for tp in partitions})
+        for tp in partitions:
+            check_log(tp, stands[tp.partition], beginnings[tp], ends[tp])
+        await self._check_last_records(stands)
+        for tp in partitions:
+            next_offset = stands[tp.partition].next_offset
+            consumer.seek(tp, next_offset)
+            self.next[tp] = next_offset
+
+    async def check(self) -> None:
+        """Looks whether the topic is still the one that was applied; raises Halt when it is not."""
+        async with self.busy:
+            owned = {tp.partition: 0 for tp in self.next}
+            if owned:
+                await self._check_last_records(await self._read_positions(owned))
+
+    async def lag(self) -> dict[TopicPartition, int]:
+        """Records of each owned partition that are not applied yet.
+
+        Asks the broker, not the consumer's memory: a consumer that is stuck knows of no new record.
+        """
+        owned = list(self.next)
+        ends = await self.consumer.end_offsets(owned) if owned else {}
+        return {tp: max(0, ends[tp] - self.next[tp]) for tp in owned if tp in self.next}
+
+    def admit(
+        self, records: Sequence[ConsumerRecord]
+    ) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """The runs of records that continue exactly where PostgreSQL stands.
+
+        Records fetched before the seek are dropped (the seek reads them again). Raises Halt when
+        a run still does not continue after a second seek: records are missing.
+        """
+        runs: dict[TopicPartition, list[ConsumerRecord]] = {}
+        for key, group in groupby(records, key=lambda record: (record.topic, record.partition)):
+            tp, run = TopicPartition(*key), list(group)
+            expected = self.next.get(tp)
+            if expected is None:
+                continue
+            if run[0].offset == expected and run[-1].offset - expected + 1 == len(run):
+                runs[tp] = run
+                self._sought.discard(tp)
+            elif tp in self._sought:
+                raise Halt("gap", gap_message(tp, expected, run[0].offset))
+            else:
+                self.consumer.seek(tp, expected)
+                self._sought.add(tp)
+        return runs
+
+
+def check_log(tp: TopicPartition, position: Position, beginning: int, end: int) -> None:
+    """Raises Halt when the partition's log can not be the one that was applied so far."""
+    if end < position.next_offset:
+        raise Halt("epoch", epoch_message(tp, f"it ends at {end}", position.next_offset))
+    if beginning > position.next_offset:
+        raise Halt("gap", gap_message(tp, position.next_offset, beginning))
+
+
+def epoch_message(tp: TopicPartition, found: str, next_offset: int) -> str:
+    """The line that names the way on when a topic was made anew or cut off."""
+    return (
+        f"{tp.topic}/{tp.partition} is not the log that was applied up to offset {next_offset}: "
+        f"{found}. If the topic was made anew on purpose, run `tollgate stream accept-epoch`"
+    )
+
+
+def gap_message(tp: TopicPartition, expected: int, found: int) -> str:
+    """The line that names the way on when records are missing."""
+    return (
+        f"{tp.topic}/{tp.partition} should go on at offset {expected} but goes on at {found}: "
+        f"records are gone before they were applied. Restore them, or accept the loss with "
+        f"`tollgate stream accept-epoch`"
+    )
+
+
+class LastRecords:
+    """Re-reads the last applied record of each partition, to see that the topic is still the same.
+
+    aiokafka knows no topic ids, so a topic that was deleted and filled again beyond our position
+    would look like a continuation (reliability notes, A4).
+    """
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._settings = settings
+        self._topic = topic
+
+    async def check(self, positions: Mapping[int, Position], seconds_max: float = 10.0) -> None:
+        """Raises Halt when a last record differs from what was applied; idempotent.
+
+        A last record that retention deleted can not be compared and passes.
+        """
+        digests = {
+            TopicPartition(self._topic, partition): position
+            for partition, position in positions.items()
+            if position.last_digest is not None and position.next_offset > position.first_offset
+        }
+        if not digests:
+            return
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.kafka,
+            client_id="tollgate-last-records",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=1,
+        )
+        await consumer.start()
+        try:
+            async with asyncio.timeout(seconds_max):
+                await self._compare(consumer, digests)
+        finally:
+            await consumer.stop()
+
+    async def _compare(
+        self, consumer: AIOKafkaConsumer, digests: dict[TopicPartition, Position]
+    ) -> None:
+        consumer.assign(list(digests))
+        beginnings = await consumer.beginning_offsets(list(digests))
+        ends = await consumer.end_offsets(list(digests))
+        waiting = set()
+        for tp, position in digests.items():
+            check_log(tp, position, beginnings[tp], ends[tp])
+            if beginnings[tp] < position.next_offset:
+                consumer.seek(tp, position.next_offset - 1)
+                waiting.add(tp)
+        consumer.pause(*(set(digests) - waiting))
+        while waiting:
+            batches = await consumer.getmany(timeout_ms=1_000)
+            for tp in waiting & set(batches):
+                position, record = digests[tp], batches[tp][0]
+                found = zlib.crc32(record.value or b"")
+                if record.offset != position.next_offset - 1 or found != position.last_digest:
+                    raise Halt(
+                        "epoch",
+                        epoch_message(tp, "its last applied record differs", position.next_offset),
+                    )
+            waiting -= set(batches)
+
+
+def subscribe(
+    broker: KafkaBroker,
+    settings: Settings,
+    stage: str,
+    where: Positions,
+    topic: str,
+    on_records: Callable[[Sequence[ConsumerRecord]], Awaitable[None]],
+) -> None:
+    """Registers the one subscription of a stage; `on_records` must never raise.
+
+    faststream logs and forgets an exception that leaves a handler, and goes on with the next
+    batch: that would be a silent loss.
+    """
+    subscriber = broker.subscriber(
+        topic,
+        batch=True,
+        group_id=f"{settings.topic_prefix}{stage}",
+        listener=where,
+        ack_policy=AckPolicy.MANUAL,
+        parser=keep_raw,
+        decoder=decode_nothing,
+        no_reply=True,
+        auto_offset_reset="earliest",
+        max_records=settings.batch_records,
+        batch_timeout_ms=settings.batch_wait_ms,
+        fetch_min_bytes=32 * 1024,
+        fetch_max_wait_ms=settings.batch_wait_ms,
+        fetch_max_bytes=FETCH_BYTES_MAX,
+        max_partition_fetch_bytes=PARTITION_FETCH_BYTES_MAX,
+        session_timeout_ms=settings.session_timeout_ms,
+        heartbeat_interval_ms=min(3_000, settings.session_timeout_ms // 3),
+        rebalance_timeout_ms=60_000,
+        max_poll_interval_ms=300_000,
+        group_instance_id=settings.group_instance_id or None,
+    )
+    where.subscriber = subscriber
+
+    @subscriber
+    async def on_batch(message: BatchMessage) -> None:
+        await on_records(message.raw_message)

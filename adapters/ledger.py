@@ -1,0 +1,263 @@
+"""The ledger in PostgreSQL: one batch of usage events, one transaction.
+
+Every method of `BatchTransaction` is one round trip for the whole batch, in the order in which
+sql/postgres/queries/ledger.sql lists the statements. Nothing here decides anything: core/batch.py
+does, on what these methods read.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from adapters.faultpoints import reached
+from adapters.postgres import Connection, Pool
+from adapters.queries import load
+from core.batch import (
+    CHARGE_COLUMNS,
+    Charge,
+    Dead,
+    Entry,
+    charge_row,
+    settlements_micro,
+    totals_micro,
+)
+from core.rating import AccountFacts
+
+SQL = load("ledger")
+PAYLOAD_BYTES_MAX = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a partition stands: the next offset to apply, in which life of the topic."""
+
+    epoch: int
+    next_offset: int
+    first_offset: int
+    last_digest: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The offsets of one partition in a batch; `to_offset` is exclusive."""
+
+    partition: int
+    from_offset: int
+    to_offset: int
+    digest: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccounts:
+    """What an account that is met for the first time gets; None in its place: none is created."""
+
+    tier: str
+    demo: bool
+    welcome_micro: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A locked account: what its price depends on, and its balance."""
+
+    facts: AccountFacts
+    balance_micro: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a batch did with one partition."""
+
+    span: Span
+    charged: int
+    duplicate: int
+    dead: int
+
+
+class PositionMoved(Exception):  # noqa: N818 - an event in the life of a stream, not an error
+    """PostgreSQL stands elsewhere than this worker believed: another one applied the records.
+
+    The answer is to forget the batch and to read the position again; nothing was changed.
+    """
+
+
+class BatchTransaction:
+    """The statements of one open transaction; see the module."""
+
+    def __init__(self, connection: Connection, topic: str) -> None:
+        self._connection = connection
+        self._topic = topic
+        self.epoch = 0
+        self.accounts_created = 0
+
+    @property
+    def connection(self) -> Connection:
+        """For reads that belong into this transaction."""
+        return self._connection
+
+    async def lock_positions(self, spans: Sequence[Span]) -> list[Span]:
+        """Fences: returns the spans that start exactly where PostgreSQL stands.
+
+        A span that was applied already (the reply to an earlier COMMIT was lost) is left out.
+        Raises PositionMoved for anything else.
+        """
+        partitions = [span.partition for span in spans]
+        rows = await self._connection.fetch(SQL.lock_positions, self._topic, partitions)
+        stands = {row["partition"]: row["next_offset"] for row in rows}
+        epochs = {row["epoch"] for row in rows}
+        if len(stands) != len(spans) or len(epochs) != 1:
+            raise PositionMoved(f"{self._topic}: no single epoch for partitions {partitions}")
+        self.epoch = epochs.pop()
+        todo = []
+        for span in spans:
+            next_offset = stands[span.partition]
+            if next_offset == span.from_offset:
+                todo.append(span)
+            elif next_offset < span.to_offset:
+                raise PositionMoved(
+                    f"{self._topic}/{span.partition} stands at {next_offset}, "
+                    f"the batch begins at {span.from_offset}"
+                )
+        return todo
+
+    async def newest_price_version(self) -> int | None:
+        """The newest published price version, so that no batch is priced with a stale book."""
+        version: int | None = await self._connection.fetchval(SQL.newest_price_version)
+        return version
+
+    async def lock_accounts(
+        self, account_ids: Iterable[str], new: NewAccounts | None
+    ) -> dict[str, Account]:
+        """Locks the accounts in order, creating unknown ones when `new` says how."""
+        wanted = sorted(set(account_ids))
+        accounts = await self._lock_accounts(wanted)
+        missing = [account_id for account_id in wanted if account_id not in accounts]
+        if missing and new is not None:
+            self.accounts_created += await self._connection.fetchval(
+                SQL.create_accounts, missing, new.tier, new.demo, new.welcome_micro
+            )
+            accounts |= await self._lock_accounts(missing)
+        return accounts
+
+    async def _lock_accounts(self, account_ids: list[str]) -> dict[str, Account]:
+        rows = await self._connection.fetch(SQL.lock_accounts, account_ids)
+        return {
+            account_id: Account(AccountFacts(tier, demo), balance_micro)
+            for account_id, tier, demo, balance_micro in rows
+        }
+
+    async def find_claims(self, entries: Sequence[Entry]) -> dict[int, int]:
+        """By index into `entries`: the payload hash under which the event was charged before."""
+        rows = await self._connection.fetch(
+            SQL.find_claims,
+            [entry.event.subject for entry in entries],
+            [entry.event.id for entry in entries],
+        )
+        return {n: payload_hash for n, payload_hash in rows}  # noqa: C416 - Records, not tuples
+
+    async def post(self, charges: Sequence[Charge], batch_id: int) -> None:
+        """Writes the charges and moves holds, grants and balances by their totals.
+
+        A claim that the account's lock did not prevent violates charge's primary key: the whole
+        transaction fails with UniqueViolationError and a second run sees the claim.
+        """
+        if not charges:
+            return
+        rows = [charge_row(charge, self.epoch) for charge in charges]
+        await self._connection.copy_records_to_table("charge", columns=CHARGE_COLUMNS, records=rows)
+        reached("after_claim")
+        settlements = settlements_micro(charges)
+        if settlements:
+            await self._connection.execute(
+                SQL.settle_holds,
+                [hold_id for hold_id, _ in settlements],
+                [account_id for _, account_id in settlements],
+                list(settlements.values()),
+            )
+        totals = totals_micro(charges)
+        if totals:
+            await self._connection.execute(
+                SQL.burn_down, list(totals), list(totals.values()), f"batch:{batch_id}"
+            )
+
+    async def next_batch_id(self) -> int:
+        """A number that names this batch in draws and outcomes."""
+        batch_id: int = await self._connection.fetchval(SQL.next_batch_id)
+        return batch_id
+
+    async def book(self, batch_id: int, outcomes: Sequence[Outcome], dead: Sequence[Dead]) -> None:
+        """Books the dead letters, accounts for every offset and moves the positions."""
+        if dead:
+            await self._connection.execute(
+                SQL.book_dead_letters, self._topic, self.epoch, *_columns(map(_dead_row, dead))
+            )
+        booked = [
+            (o.span.partition, o.span.from_offset, o.span.to_offset, o.charged, o.duplicate, o.dead)
+            for o in outcomes
+        ]
+        await self._connection.execute(
+            SQL.book_outcomes, batch_id, self._topic, self.epoch, *_columns(booked)
+        )
+        moved = [(o.span.partition, o.span.to_offset, o.span.digest) for o in outcomes]
+        await self._connection.execute(SQL.move_positions, self._topic, *_columns(moved))
+
+
+def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _dead_row(dead: Dead) -> tuple[object, ...]:
+    record, rejected = dead.record, dead.rejected
+    value = record.value or b""
+    return (
+        record.partition,
+        record.offset,
+        rejected.reason.value,
+        rejected.detail,
+        rejected.account_id,
+        rejected.event_id,
+        None if record.key is None else record.key[:1024],
+        value[:PAYLOAD_BYTES_MAX],
+        len(value),
+        hashlib.sha256(value).digest(),
+        datetime.fromtimestamp(record.timestamp / 1000, UTC),
+    )
+
+
+class Ledger:
+    """Batches of one topic, and where its partitions stand."""
+
+    def __init__(self, pool: Pool, topic: str) -> None:
+        self._pool = pool
+        self._topic = topic
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[BatchTransaction]:
+        """One transaction that commits when the block ends well and leaves no trace otherwise.
+
+        READ COMMITTED: each statement sees what others committed before it began, which is what
+        makes a claim visible once its account is locked.
+        """
+        async with (
+            self._pool.acquire(timeout=10) as connection,
+            connection.transaction(isolation="read_committed"),
+        ):
+            yield BatchTransaction(connection, self._topic)
+            reached("before_commit")
+        reached("after_commit")
+
+    async def positions(self, first_offsets: Mapping[int, int]) -> dict[int, Position]:
+        """Where each partition stands; one never seen before is opened at the offset given."""
+        async with self._pool.acquire(timeout=10) as connection:
+            await connection.execute(
+                SQL.open_positions, self._topic, list(first_offsets), list(first_offsets.values())
+            )
+            rows = await connection.fetch(SQL.read_positions, self._topic, list(first_offsets))
+        return {
+            row["partition"]: Position(
+                row["epoch"], row["next_offset"], row["first_offset"], row["last_digest"]
+            )
+            for row in rows
+        }

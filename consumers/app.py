@@ -1,0 +1,137 @@
+"""Wires the rater: Kafka, PostgreSQL, probes, and the two small tasks beside the batch loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from aiokafka.errors import KafkaError
+from faststream import FastStream
+
+from adapters.dead_letters import open_producer, publish_pending
+from adapters.kafka import LastRecords, Positions, open_broker, subscribe
+from adapters.ledger import Ledger
+from adapters.metrics import BatchFigures, Metrics
+from adapters.postgres import TRANSIENT, Pool, open_pool
+from adapters.settings import Settings
+from consumers.batch import BatchLoop, Runs
+from consumers.probes import serve_probes
+from consumers.progress import Progress
+from consumers.rater import Rater
+from schemas.topics import USAGE_EVENTS
+
+log = structlog.get_logger()
+
+STAGE = "rater"
+LOG_CHECK_SECONDS = 10.0
+LAG_SECONDS = 1.0
+PUBLISH_SECONDS = 1.0
+
+
+class RaterApp:
+    """One rater process, from its connections to its end."""
+
+    def __init__(self, settings: Settings, pool: Pool) -> None:
+        topic = settings.topic_prefix + USAGE_EVENTS.name
+        self._settings = settings
+        self._pool = pool
+        self._ended: BaseException | None = None
+        self.metrics = Metrics(STAGE)
+        self.progress = Progress(settings)
+        ledger = Ledger(pool, topic)
+        self._rater = Rater(settings, ledger)
+        self._where = Positions(
+            ledger.positions,
+            LastRecords(settings, topic).check,
+            lambda error: self._loop.stop(error),
+        )
+        self._loop = BatchLoop(
+            self._where, self._apply, self._stop, settings.retry_seconds_max, self.metrics.retried
+        )
+        broker = open_broker(settings, STAGE)
+        subscribe(broker, settings, STAGE, self._where, topic, self._loop.on_records)
+        self._app = FastStream(broker, logger=None)
+
+    async def run(self) -> None:
+        """Runs until a signal; raises what stopped it otherwise."""
+        async with self._beside(self._watch_lag), self._beside(self._watch_log):
+            async with self._beside(self._publish_dead_letters):
+                await self._app.run()
+        if self._ended is not None:
+            raise self._ended
+
+    def _stop(self, error: BaseException) -> None:
+        if self._ended is None:
+            self._ended = error
+            log.error("stopping, nothing after the last commit is applied", error=str(error))
+        self._app.exit()
+
+    async def _apply(self, runs: Runs, *, unprocessable: bool = False) -> None:
+        figures: BatchFigures = await self._rater.apply(runs, unprocessable=unprocessable)
+        self.metrics.batch_done(figures)
+        self.progress.batch_done(sum(map(len, runs.values())))
+
+    @asynccontextmanager
+    async def _beside(self, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Runs `work` while the block runs; what it raises stops the stage."""
+
+        async def guarded() -> None:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - handed to stop(), which ends the process
+                self._loop.stop(error)
+
+        task = asyncio.create_task(guarded())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch_lag(self) -> None:
+        known: set[int] = set()
+        while True:
+            await asyncio.sleep(LAG_SECONDS)
+            self.progress.ready = bool(self._where.next)
+            if not self._where.started:
+                continue
+            try:
+                lags = await self._where.lag()
+            except (KafkaError, TimeoutError) as error:
+                log.info("lag is not known", error=repr(error))
+                continue
+            self.progress.lag = sum(lags.values())
+            for tp, lag in lags.items():
+                self.metrics.at_position(tp.partition, next_offset=self._where.next[tp], lag=lag)
+            owned = {tp.partition for tp in lags}
+            for partition in known - owned:
+                self.metrics.forget_partition(partition)
+            known = owned
+
+    async def _watch_log(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_CHECK_SECONDS)
+            try:
+                await self._where.check()
+            except (KafkaError, *TRANSIENT) as error:
+                log.info("the log was not checked this time", error=repr(error))
+
+    async def _publish_dead_letters(self) -> None:
+        """At least once, in the order they were booked; a letter stays pending until it is acked."""
+        async with open_producer(self._settings) as producer:
+            while True:
+                await asyncio.sleep(PUBLISH_SECONDS)
+                try:
+                    async with self._pool.acquire(timeout=10) as connection:
+                        published = await publish_pending(connection, producer, self._settings)
+                    self.metrics.dead_letters_published(published)
+                except (KafkaError, *TRANSIENT) as error:
+                    log.info("dead letters stay pending", error=repr(error))
+
+
+async def run(settings: Settings) -> None:
+    """A rater until SIGTERM or SIGINT; raises Halt or the trouble that stopped it."""
+    async with open_pool(settings, application_name=STAGE, size=3) as pool:
+        app = RaterApp(settings, pool)
+        async with serve_probes(settings, STAGE, app.progress, app.metrics):
+            await app.run()
