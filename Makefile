@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 # The first Python on the path that is new enough; PYTHON=... chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-package tollgate --quiet
 
 .PHONY: help install demo test lint types bench up down lock clean
 
@@ -52,9 +53,10 @@ up: install ## start the local Kafka, PostgreSQL and ClickHouse
 down: install ## stop them; the data stays
 	@"$(BIN)/tollgate" down
 
-lock: install ## write requirements.lock anew from pyproject.toml
-	@"$(BIN)/uv" pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-emit-package tollgate --quiet --output-file requirements.lock
+# Two files: everything for a clone, and what the image of the stages needs, at the same versions.
+lock: install ## write requirements.lock and requirements-image.lock anew from pyproject.toml
+	@"$(BIN)/uv" pip compile pyproject.toml $(LOCKED) --all-extras --group dev -o requirements.lock
+	@"$(BIN)/uv" pip compile pyproject.toml $(LOCKED) --extra server --group build -c requirements.lock -o requirements-image.lock
 
 clean: ## stop the local stack and remove it with its data, .venv and every cache
 	@if test -x "$(BIN)/tollgate"; then "$(BIN)/tollgate" down; fi
