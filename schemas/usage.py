@@ -52,7 +52,9 @@ Model = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.:/@+~-]*$")]
 AttributeName = Annotated[str, Field(min_length=1, max_length=64, pattern=_ID_PATTERN)]
 AttributeText = Annotated[str, Field(max_length=256, pattern=r"^\P{Cc}*$")]
 Attributes = Annotated[
-    dict[AttributeName, AttributeText], Field(max_length=ATTRIBUTES_MAX), BeforeValidator(_few)
+    dict[AttributeName, AttributeText],
+    Field(max_length=ATTRIBUTES_MAX, json_schema_extra={"additionalProperties": False}),
+    BeforeValidator(_few),
 ]
 Tokens = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
 Quantity = Annotated[int, Field(ge=0, le=QUANTITY_MAX)]
