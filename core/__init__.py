@@ -1,0 +1,1 @@
+"""What is true: prices, rating, grants. Pure: no IO, no clock, no randomness, no logging."""
