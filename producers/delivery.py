@@ -1,0 +1,285 @@
+"""Delivery: what runs in the client's background thread, between the buffer and Kafka.
+
+One batch at a time, every acknowledgement awaited. On any error the producer is closed and made
+anew and what was not acknowledged is sent again, for ever: duplicates have the same id and are
+charged once. With a spill, events go to disk while Kafka is away, oldest first in and out.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError
+
+from producers.buffer import Buffer, Record
+from producers.notices import Notices
+from producers.spill import Segment, Spill
+from producers.stats import Cause, Tally, Undelivered
+
+BATCH_RECORDS_MAX: Final = 2_000
+ACK_SECONDS_MAX: Final = 12.0
+BACK_OFF_SECONDS_MIN: Final = 0.1
+BACK_OFF_SECONDS_MAX: Final = 5.0
+# A batch in flight for longer is copied to the spill: the app may die before Kafka is back.
+SPILL_AFTER_SECONDS: Final = 2.0
+SPILL_EVERY_SECONDS: Final = 0.1
+
+log = logging.getLogger("tollgate.producers")
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records on their way; those of a segment stay on disk until all are acknowledged."""
+
+    records: list[Record]
+    segment: Segment | None = None
+    alone: bool = False
+    """send one by one, to find the record that is too large"""
+    copied: bool = False
+    """the spill has its own copy and answers for it from now on"""
+    taken_at: float = field(default_factory=time.monotonic)
+
+
+class Delivery:
+    """Moves events from the buffer to Kafka until it is stopped; trouble is retried, not raised."""
+
+    def __init__(
+        self,
+        new_producer: Callable[[], AIOKafkaProducer],
+        *,
+        topic: str,
+        buffer: Buffer,
+        tally: Tally,
+        spill: Spill | None,
+        notices: Notices,
+    ) -> None:
+        self._new_producer = new_producer
+        self._topic = topic
+        self._buffer = buffer
+        self._tally = tally
+        self._spill = spill
+        self._notices = notices
+        self._producer: AIOKafkaProducer | None = None
+        self._batch: Batch | None = None
+        self._away = False
+        self._stop = asyncio.Event()
+        self._stop_seconds = 0.0
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def stop(self, flush_seconds: float) -> None:
+        """Ends `run` after everything is delivered, or after the time; called in the loop."""
+        self._stop_seconds = flush_seconds
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Delivers until stopped. Then what is undelivered goes to the spill, or counts as failed.
+
+        Whatever the end, nothing is left uncounted.
+        """
+        tasks = [asyncio.create_task(self._deliver_forever())]
+        if self._spill is not None:
+            self._tally.move(recovered=self._spill.events, spilled=self._spill.events)
+            tasks.append(asyncio.create_task(self._spill_forever(self._spill)))
+        await self._stop.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._stop_seconds):
+                await self._drained()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._leave_behind()
+        self._retire()
+        if self._retiring:
+            await asyncio.wait(self._retiring, timeout=0.5 if self._away else 2.0)
+        self._notices.pass_on()
+
+    async def _deliver_forever(self) -> None:
+        back_off_seconds = BACK_OFF_SECONDS_MIN
+        while True:
+            batch = self._batch = self._batch or self._next()
+            if batch is None:
+                await self._record_waits()
+                continue
+            try:
+                await self._send(batch)
+            except MessageSizeTooLargeError as error:
+                self._retire()
+                if batch.alone:
+                    self._give_up(batch, str(error))
+                batch.alone = True
+            except Exception as error:  # noqa: BLE001 - every trouble has one answer: again
+                self._retire()
+                self._gone(error)
+                await asyncio.sleep(back_off_seconds * random.uniform(0.5, 1.0))  # noqa: S311
+                back_off_seconds = min(2 * back_off_seconds, BACK_OFF_SECONDS_MAX)
+            else:
+                back_off_seconds = BACK_OFF_SECONDS_MIN
+                self._back()
+            if batch.copied or not batch.records:
+                self._done(batch)
+
+    def _next(self) -> Batch | None:
+        segment = self._spill.oldest() if self._spill else None
+        if segment is not None:
+            return Batch(segment.records(), segment)
+        records = self._buffer.take(BATCH_RECORDS_MAX)
+        return Batch(records) if records else None
+
+    def _done(self, batch: Batch) -> None:
+        if self._spill is not None and batch.segment is not None:
+            self._spill.remove(batch.segment)
+        self._batch = None
+
+    async def _record_waits(self) -> None:
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop ended meanwhile
+                loop.call_soon_threadsafe(arrived.set)
+
+        if self._buffer.wake_on_put(wake):
+            await arrived.wait()
+
+    async def _send(self, batch: Batch) -> None:
+        producer = await self._connected()
+        while batch.records and not batch.copied:
+            await self._send_some(producer, batch, 1 if batch.alone else BATCH_RECORDS_MAX)
+
+    async def _send_some(self, producer: AIOKafkaProducer, batch: Batch, count: int) -> None:
+        some = batch.records[:count]
+        sent: list[asyncio.Future[Any]] = []
+        try:
+            async with asyncio.timeout(ACK_SECONDS_MAX):
+                for key, value in some:
+                    sent.append(await producer.send(self._topic, value, key=key))
+                await asyncio.wait(sent)
+            for future in sent:
+                future.result()
+        finally:
+            for future in sent:
+                future.add_done_callback(_retrieve)
+            if not batch.copied:
+                self._settle(batch, some, sent)
+
+    def _settle(self, batch: Batch, some: list[Record], sent: list[asyncio.Future[Any]]) -> None:
+        left = [record for record, future in zip_longest(some, sent) if not _acked(future)]
+        batch.records[: len(some)] = left
+        self._count(batch, "delivered", len(some) - len(left))
+
+    def _give_up(self, batch: Batch, detail: str) -> None:
+        key, value = batch.records.pop(0)
+        self._count(batch, "failed", 1)
+        self._notices.tell(Undelivered(Cause.FAILED, detail, key.decode(), "", value))
+
+    def _count(self, batch: Batch, outcome: str, events: int) -> None:
+        place = "buffered" if batch.segment is None else "spilled"
+        self._tally.move(**{outcome: events, place: -events})
+
+    async def _connected(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            self._producer = self._new_producer()
+            async with asyncio.timeout(ACK_SECONDS_MAX):
+                await self._producer.start()
+        return self._producer
+
+    def _retire(self) -> None:
+        """Closes the producer in the background: closing waits for requests that may never end."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            task = asyncio.create_task(_close(producer))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    def _gone(self, error: Exception) -> None:
+        if not self._away:
+            log.warning("Kafka takes no usage events, trying again: %r", error)
+        self._away = True
+
+    def _back(self) -> None:
+        if self._away:
+            log.info("Kafka takes usage events again")
+        self._away = False
+
+    async def _spill_forever(self, spill: Spill) -> None:
+        while True:
+            await asyncio.sleep(SPILL_EVERY_SECONDS)
+            batch = self._batch
+            late = batch is not None and time.monotonic() - batch.taken_at > SPILL_AFTER_SECONDS
+            if self._away or late or spill.events:
+                self._move_to(spill)
+
+    def _move_to(self, spill: Spill) -> None:
+        """Everything in memory goes to disk in order, as far as there is room."""
+        try:
+            if not self._copy_batch(spill):
+                return
+            while records := self._buffer.take(BATCH_RECORDS_MAX):
+                stored = 0
+                try:
+                    stored = spill.append(records)
+                finally:
+                    self._buffer.put_back(records[stored:])
+                    self._tally.move(buffered=-stored, spilled=stored)
+                if stored < len(records):
+                    return
+        except OSError as error:
+            if not self._away:
+                log.warning("the spill cannot be written: %s", error)
+
+    def _copy_batch(self, spill: Spill) -> bool:
+        """True when nothing in flight is older than what may be spilled next."""
+        batch = self._batch
+        if batch is None or batch.segment is not None or batch.copied or not batch.records:
+            return True
+        if not spill.fits(batch.records):
+            return False
+        spill.append(batch.records)
+        batch.copied = True
+        self._tally.move(buffered=-len(batch.records), spilled=len(batch.records))
+        return True
+
+    async def _drained(self) -> None:
+        while self._batch is not None or self._buffer or (self._spill and self._spill.events):
+            if self._away and self._spill and not self._buffer:
+                return  # it is safe on disk, and nobody waits for an absent Kafka at exit
+            await asyncio.sleep(0.005)
+
+    def _leave_behind(self) -> None:
+        if self._spill is not None:
+            self._move_to(self._spill)
+            self._spill.close()
+        batch = self._batch
+        left = [] if batch is None or batch.segment or batch.copied else batch.records
+        left += self._buffer.take(len(self._buffer))
+        for key, value in left:
+            detail = "closed before Kafka acknowledged it"
+            self._notices.tell(Undelivered(Cause.FAILED, detail, key.decode(), "", value))
+        self._tally.move(failed=len(left), buffered=-len(left))
+
+
+def _acked(future: asyncio.Future[Any] | None) -> bool:
+    return (
+        future is not None
+        and future.done()
+        and not future.cancelled()
+        and future.exception() is None
+    )
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Looks at the outcome, so that asyncio does not complain that nobody did."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(2 * ACK_SECONDS_MAX):
+            await producer.stop()
