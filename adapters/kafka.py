@@ -17,6 +17,7 @@ from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
 from faststream.kafka.subscriber.usecase import BatchSubscriber
 from faststream.middlewares import AckPolicy
 
+from adapters import bounded_records
 from adapters.failures import Halt
 from adapters.ledger import Position
 from adapters.settings import Settings
@@ -33,6 +34,7 @@ CheckLog = Callable[[Mapping[int, Position]], Awaitable[None]]
 
 def open_broker(settings: Settings, stage: str) -> KafkaBroker:
     """A broker connection that consumes only; topics come from `tollgate migrate`."""
+    bounded_records.install()
     return KafkaBroker(
         settings.kafka,
         client_id=f"tollgate-{stage}",

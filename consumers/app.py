@@ -8,11 +8,12 @@ import structlog
 from aiokafka.errors import KafkaError
 from faststream import FastStream
 
-from adapters.dead_letters import open_producer, publish_pending
+from adapters.dead_letters import publish_pending
 from adapters.kafka import LastRecords, Positions, open_broker, subscribe
 from adapters.ledger import Ledger
 from adapters.metrics import BatchFigures, Metrics
 from adapters.postgres import TRANSIENT, Pool, open_pool
+from adapters.publishing import open_producer
 from adapters.settings import Settings
 from consumers.batch import BatchLoop, Runs
 from consumers.probes import serve_probes
@@ -118,7 +119,7 @@ class RaterApp:
 
     async def _publish_dead_letters(self) -> None:
         """At least once, in the order they were booked; a letter stays pending until it is acked."""
-        async with open_producer(self._settings) as producer:
+        async with open_producer(self._settings, STAGE) as producer:
             while True:
                 await asyncio.sleep(PUBLISH_SECONDS)
                 try:

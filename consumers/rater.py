@@ -15,6 +15,7 @@ from typing import TypeVar
 import structlog
 from aiokafka import ConsumerRecord
 
+from adapters.bounded_records import Undecompressed
 from adapters.failures import Halt
 from adapters.ledger import BatchTransaction, Ledger, NewAccounts, Outcome, Span
 from adapters.metrics import BatchFigures
@@ -34,6 +35,7 @@ FACTS_MAX = 200_000
 
 
 DAY_MS = 86_400_000
+_BOMB = Rejected(Reason.TOO_LARGE, "its compressed batch grows beyond 16 MiB", None, None)
 
 
 class DeadLetterCap:
@@ -130,7 +132,9 @@ class Rater:
             rejected = Rejected(Reason.UNPROCESSABLE, detail, None, None)
             return [], [Dead(record, rejected) for record in records]
         entries: list[Entry] = []
-        dead: list[Dead] = []
+        dead = [Dead(record, _BOMB) for record in records if isinstance(record, Undecompressed)]
+        if dead:
+            records = [record for record in records if not isinstance(record, Undecompressed)]
         for chunk in _chunks(records):
             some_entries, some_dead = read(chunk, self._window)
             entries += some_entries

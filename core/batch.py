@@ -189,7 +189,7 @@ def charge_row(charge: Charge, epoch: int) -> tuple[object, ...]:
         charge.entry.payload_hash, rated.price_version, rated.rule, rated.rated_micro,
         charge.amount_micro, charge.balance_after_micro, charge.facts.tier, charge.facts.demo,
         event.source, data.action, data.provider, data.model, data.power_level, tokens.input,
-        tokens.cache_read, tokens.cache_write + tokens.cache_write_1h, tokens.output,
+        tokens.cache_read, tokens.cache_write, tokens.output,
         tokens.reasoning, other_meters(event), data.quantity, data.own_key, data.hold_id,
         data.resource_id, _attributes(event),
     )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Every SQL statement, schema and migration, as files; adapters/queries.py reads them."""
