@@ -6,6 +6,7 @@
 SELECT pg_try_advisory_lock($1)
 
 -- name: end_publishing
+-- Gives back the lock of try_publishing. $1 the same number.
 SELECT pg_advisory_unlock($1)
 
 -- name: read_unpublished

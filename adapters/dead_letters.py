@@ -1,0 +1,201 @@
+"""Dead letters in PostgreSQL, on their way to `usage.dead`, and back to `usage.events`.
+
+The row is the truth: it is written in the transaction that moved the position. The topic is a
+copy of it for whoever wants to listen.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from adapters.failures import Failure
+from adapters.postgres import Connection
+from adapters.publishing import Outgoing, send_all
+from adapters.queries import load
+from adapters.settings import Settings
+from schemas.reasons import Reason
+from schemas.topics import USAGE_DEAD, USAGE_EVENTS
+
+SQL = load("dead_letters")
+PUBLISH_LETTERS_MAX = 200  # with 64 KiB each about 13 MiB, which the batch's memory allows
+REQUEUE_LETTERS_MAX = 200  # of one transaction, which stays open until the broker has acked them
+_PUBLISHING_LOCK = 7_201_001
+
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which dead letters are meant; None is no limit. Times are aware; `until` is exclusive."""
+
+    ids: Sequence[int] | None = None
+    reasons: Sequence[Reason] | None = None
+    account_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        """The first five parameters of every statement that selects."""
+        return (
+            None if self.ids is None else list(self.ids),
+            None if self.reasons is None else [reason.value for reason in self.reasons],
+            self.account_id,
+            self.since,
+            self.until,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a requeue finds: how many it can send, and why not the others."""
+
+    reason: str
+    waiting: int
+    requeued: int
+    truncated: int
+
+    @property
+    def sendable(self) -> int:
+        """Never sent again so far, and whole."""
+        return self.waiting - self.truncated
+
+
+async def publish_pending(
+    connection: Connection, producer: AIOKafkaProducer, settings: Settings
+) -> int:
+    """Publishes up to 200 unpublished dead letters and marks them; returns how many.
+
+    At least once: a crash between the acknowledgement and the mark publishes them again. One
+    session at a time does it; for the others the answer is 0. Raises KafkaError when the broker
+    does not acknowledge; the rows stay unpublished.
+    """
+    if not await connection.fetchval(SQL.try_publishing, _PUBLISHING_LOCK):
+        return 0
+    try:
+        rows = await connection.fetch(SQL.read_unpublished, PUBLISH_LETTERS_MAX)
+        topic = settings.topic_prefix + USAGE_DEAD.name
+        await send_all(producer, [letter_record(topic, row) for row in rows])
+        await connection.execute(SQL.mark_published, [row["dead_letter_id"] for row in rows])
+    finally:
+        # A connection that broke has given its lock back already.
+        with contextlib.suppress(Exception):
+            await connection.execute(SQL.end_publishing, _PUBLISHING_LOCK)
+    return len(rows)
+
+
+def letter_record(topic: str, row: Row) -> Outgoing:
+    """The dead letter as a record: the bytes as they came, everything else as headers."""
+    headers = {
+        "reason": row["reason"],
+        "detail": row["detail"],
+        "dead_letter_id": row["dead_letter_id"],
+        "origin": f"{row['topic']}/{row['partition']}@{row['offset']}",
+        "epoch": row["epoch"],
+        "account_id": row["account_id"],
+        "event_id": row["event_id"],
+        "payload_bytes": row["payload_bytes"],
+        "payload_sha256": _hexadecimal(row["payload_sha256"]),
+        "appended_at": _iso(row["appended_at"]),
+        "dead_at": _iso(row["dead_at"]),
+    }
+    account_id, payload = row["account_id"], row["payload"]
+    return Outgoing(
+        topic=topic,
+        key=account_id.encode() if isinstance(account_id, str) else None,
+        value=payload if isinstance(payload, bytes) else b"",
+        headers=tuple(
+            (name, str(value).encode()) for name, value in headers.items() if value is not None
+        ),
+    )
+
+
+def _hexadecimal(value: object) -> str | None:
+    return value.hex() if isinstance(value, bytes) else None
+
+
+def _iso(value: object) -> str | None:
+    return value.isoformat() if isinstance(value, datetime) else None
+
+
+async def summary(connection: Connection) -> list[Row]:
+    """Dead letters by reason over the whole table, most frequent first."""
+    return [dict(row) for row in await connection.fetch(SQL.count_dead_letters)]
+
+
+async def list_letters(
+    connection: Connection,
+    selection: Selection,
+    *,
+    only_waiting: bool,
+    below_id: int | None,
+    letters_max: int,
+) -> list[Row]:
+    """Dead letters newest first, without their payloads."""
+    rows = await connection.fetch(
+        SQL.list_dead_letters, *selection.arguments, only_waiting, below_id, letters_max
+    )
+    return [dict(row) for row in rows]
+
+
+async def read_letter(connection: Connection, dead_letter_id: int) -> Row:
+    """One dead letter with its bytes; raises Failure when there is none of that id."""
+    row = await connection.fetchrow(SQL.read_dead_letter, dead_letter_id)
+    if row is None:
+        raise Failure(
+            f"no dead letter has the id {dead_letter_id}: see `tollgate dead-letters list`"
+        )
+    return dict(row)
+
+
+async def count_waiting(connection: Connection, selection: Selection) -> list[Waiting]:
+    """What a requeue of this selection would find, by reason."""
+    rows = await connection.fetch(SQL.count_selected, *selection.arguments)
+    return [Waiting(**dict(row)) for row in rows]
+
+
+async def requeue(
+    connection: Connection,
+    producer: AIOKafkaProducer,
+    settings: Settings,
+    selection: Selection,
+) -> AsyncIterator[int]:
+    """Sends whole letters to usage.events with their own key and bytes; yields counts as it goes.
+
+    Letters that were sent again before are left out, so that running it twice sends nothing
+    twice. A crash after the acknowledgement may send up to 200 again: their ids are claimed in
+    the ledger, so none is charged twice. Goes up to the newest letter of its start, so that one
+    that dies again is not sent for ever. Raises Failure when the broker does not acknowledge.
+    """
+    last_id = await connection.fetchval(SQL.newest_dead_letter)
+    after_id = 0
+    while True:
+        async with connection.transaction():
+            claimed = await connection.fetch(
+                SQL.claim_for_requeue, *selection.arguments, after_id, last_id, REQUEUE_LETTERS_MAX
+            )
+            if not claimed:
+                return
+            await _send_again(producer, settings, claimed)
+            ids = [row["dead_letter_id"] for row in claimed]
+            await connection.execute(SQL.mark_requeued, ids)
+        after_id = ids[-1]
+        yield len(ids)
+
+
+async def _send_again(
+    producer: AIOKafkaProducer, settings: Settings, claimed: Sequence[Mapping[str, object]]
+) -> None:
+    topic = settings.topic_prefix + USAGE_EVENTS.name
+    letters = [Outgoing(topic=topic, key=row["key"], value=row["payload"]) for row in claimed]  # type: ignore[arg-type]
+    try:
+        await send_all(producer, letters)
+    except KafkaError as error:
+        raise Failure(
+            f"{topic} did not acknowledge ({type(error).__name__}): what it acknowledged before "
+            "is marked, run the same command again for the rest"
+        ) from None

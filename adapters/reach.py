@@ -1,0 +1,48 @@
+"""Connections for commands: what cannot be reached is one line that says what to do."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from adapters.failures import Failure
+from adapters.postgres import Connection, connect
+from adapters.settings import Settings
+
+
+@asynccontextmanager
+async def postgres(
+    settings: Settings, application_name: str, *, unlimited: bool = False
+) -> AsyncIterator[Connection]:
+    """One connection to PostgreSQL for a command, closed afterwards.
+
+    Raises Failure when the server does not answer, refuses, or lacks our tables; the block may
+    raise whatever it does.
+    """
+    try:
+        connection = await connect(settings, application_name=application_name, unlimited=unlimited)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Failure(_unreachable(settings, error)) from None
+    try:
+        yield connection
+    except asyncpg.UndefinedTableError as error:
+        raise Failure(f"{address(settings)}: {error}: run `tollgate migrate` first") from None
+    finally:
+        await connection.close(timeout=2)
+
+
+def address(settings: Settings) -> str:
+    """The server and database without user or password, for messages."""
+    parts = urlsplit(settings.postgres.get_secret_value())
+    host = parts.hostname or "local socket"
+    return f"PostgreSQL {host}:{parts.port or 5432}{parts.path}"
+
+
+def _unreachable(settings: Settings, error: Exception) -> str:
+    if isinstance(error, asyncpg.PostgresError):
+        return f"{address(settings)} refuses: {error}; check TOLLGATE_POSTGRES"
+    return (
+        f"{address(settings)} does not answer ({type(error).__name__}): "
+        "start it with `tollgate up`, or set TOLLGATE_POSTGRES"
+    )
