@@ -1,8 +1,11 @@
 """How every producer of ours talks to Kafka: idempotent, acknowledged by all replicas, keyed."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from itertools import zip_longest
+from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
@@ -10,6 +13,10 @@ from aiokafka.partitioner import murmur2
 # The broker takes batches of 256 KiB; half of it leaves room for what does not compress.
 BATCH_BYTES_MAX: Final = 128 * 1024
 REQUEST_TIMEOUT_MS: Final = 10_000
+ACK_SECONDS_MAX: Final = 12.0
+
+RawRecord = tuple[bytes | None, bytes | None]
+"""Key and value of one record, as they are sent; only poison lacks one."""
 
 
 @lru_cache(maxsize=65_536)
@@ -45,3 +52,81 @@ def new_producer(
         partitioner=partition_of,
         **(options or {}),
     )
+
+
+Sent = TypeVar("Sent", bound=RawRecord)
+
+
+class Link:
+    """A producer that is made anew after every error; used by one task at a time."""
+
+    def __init__(self, new_producer: Callable[[], AIOKafkaProducer], topic: str) -> None:
+        self._new_producer = new_producer
+        self._topic = topic
+        self._producer: AIOKafkaProducer | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def send(self, records: list[Sent]) -> None:
+        """Sends the records in order and removes those from the list that Kafka acknowledged.
+
+        Returns when all are. Raises whatever went wrong; what is left may be sent again, though
+        some of it may have arrived.
+        """
+        sent: list[asyncio.Future[Any]] = []
+        try:
+            async with asyncio.timeout(ACK_SECONDS_MAX):
+                producer = await self._connected()
+                for key, value in records:
+                    sent.append(await producer.send(self._topic, value, key=key))
+                if sent:
+                    await asyncio.wait(sent)
+            for future in sent:
+                future.result()
+        except Exception:
+            self.retire()
+            raise
+        finally:
+            for future in sent:
+                future.add_done_callback(_retrieve)
+            records[:] = [record for record, ack in zip_longest(records, sent) if not _acked(ack)]
+
+    async def close(self, wait_seconds: float) -> None:
+        """Ends the connection, or leaves it to the end of the loop when that takes longer."""
+        self.retire()
+        if self._retiring:
+            await asyncio.wait(self._retiring, timeout=wait_seconds)
+
+    def retire(self) -> None:
+        """Closes the producer in the background: closing waits for requests that may never end."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            task = asyncio.create_task(_close(producer))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _connected(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            self._producer = self._new_producer()
+            await self._producer.start()
+        return self._producer
+
+
+def _acked(future: asyncio.Future[Any] | None) -> bool:
+    return (
+        future is not None
+        and future.done()
+        and not future.cancelled()
+        and future.exception() is None
+    )
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Looks at the outcome, so that asyncio does not complain that nobody did."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(2 * ACK_SECONDS_MAX):
+            await producer.stop()

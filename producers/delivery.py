@@ -10,21 +10,18 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import zip_longest
-from typing import Any, Final
+from typing import Final
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 
 from producers.buffer import Buffer, Record
+from producers.connection import Link
 from producers.notices import Notices
 from producers.spill import Segment, Spill
 from producers.stats import Cause, Tally, Undelivered
 
 BATCH_RECORDS_MAX: Final = 2_000
-ACK_SECONDS_MAX: Final = 12.0
 BACK_OFF_SECONDS_MIN: Final = 0.1
 BACK_OFF_SECONDS_MAX: Final = 5.0
 # A batch in flight for longer is copied to the spill: the app may die before Kafka is back.
@@ -52,26 +49,22 @@ class Delivery:
 
     def __init__(
         self,
-        new_producer: Callable[[], AIOKafkaProducer],
+        link: Link,
         *,
-        topic: str,
         buffer: Buffer,
         tally: Tally,
         spill: Spill | None,
         notices: Notices,
     ) -> None:
-        self._new_producer = new_producer
-        self._topic = topic
+        self._link = link
         self._buffer = buffer
         self._tally = tally
         self._spill = spill
         self._notices = notices
-        self._producer: AIOKafkaProducer | None = None
         self._batch: Batch | None = None
         self._away = False
         self._stop = asyncio.Event()
         self._stop_seconds = 0.0
-        self._retiring: set[asyncio.Task[None]] = set()
 
     def stop(self, flush_seconds: float) -> None:
         """Ends `run` after everything is delivered, or after the time; called in the loop."""
@@ -95,9 +88,7 @@ class Delivery:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._leave_behind()
-        self._retire()
-        if self._retiring:
-            await asyncio.wait(self._retiring, timeout=0.5 if self._away else 2.0)
+        await self._link.close(wait_seconds=0.5 if self._away else 2.0)
         self._notices.pass_on()
 
     async def _deliver_forever(self) -> None:
@@ -110,12 +101,10 @@ class Delivery:
             try:
                 await self._send(batch)
             except MessageSizeTooLargeError as error:
-                self._retire()
                 if batch.alone:
                     self._give_up(batch, str(error))
                 batch.alone = True
             except Exception as error:  # noqa: BLE001 - every trouble has one answer: again
-                self._retire()
                 self._gone(error)
                 await asyncio.sleep(back_off_seconds * random.uniform(0.5, 1.0))  # noqa: S311
                 back_off_seconds = min(2 * back_off_seconds, BACK_OFF_SECONDS_MAX)
@@ -148,30 +137,15 @@ class Delivery:
             await arrived.wait()
 
     async def _send(self, batch: Batch) -> None:
-        producer = await self._connected()
         while batch.records and not batch.copied:
-            await self._send_some(producer, batch, 1 if batch.alone else BATCH_RECORDS_MAX)
-
-    async def _send_some(self, producer: AIOKafkaProducer, batch: Batch, count: int) -> None:
-        some = batch.records[:count]
-        sent: list[asyncio.Future[Any]] = []
-        try:
-            async with asyncio.timeout(ACK_SECONDS_MAX):
-                for key, value in some:
-                    sent.append(await producer.send(self._topic, value, key=key))
-                await asyncio.wait(sent)
-            for future in sent:
-                future.result()
-        finally:
-            for future in sent:
-                future.add_done_callback(_retrieve)
-            if not batch.copied:
-                self._settle(batch, some, sent)
-
-    def _settle(self, batch: Batch, some: list[Record], sent: list[asyncio.Future[Any]]) -> None:
-        left = [record for record, future in zip_longest(some, sent) if not _acked(future)]
-        batch.records[: len(some)] = left
-        self._count(batch, "delivered", len(some) - len(left))
+            some = batch.records[: 1 if batch.alone else BATCH_RECORDS_MAX]
+            count = len(some)
+            try:
+                await self._link.send(some)
+            finally:
+                if not batch.copied:
+                    batch.records[:count] = some
+                    self._count(batch, "delivered", count - len(some))
 
     def _give_up(self, batch: Batch, detail: str) -> None:
         key, value = batch.records.pop(0)
@@ -181,21 +155,6 @@ class Delivery:
     def _count(self, batch: Batch, outcome: str, events: int) -> None:
         place = "buffered" if batch.segment is None else "spilled"
         self._tally.move(**{outcome: events, place: -events})
-
-    async def _connected(self) -> AIOKafkaProducer:
-        if self._producer is None:
-            self._producer = self._new_producer()
-            async with asyncio.timeout(ACK_SECONDS_MAX):
-                await self._producer.start()
-        return self._producer
-
-    def _retire(self) -> None:
-        """Closes the producer in the background: closing waits for requests that may never end."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            task = asyncio.create_task(_close(producer))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
 
     def _gone(self, error: Exception) -> None:
         if not self._away:
@@ -262,24 +221,3 @@ class Delivery:
             detail = "closed before Kafka acknowledged it"
             self._notices.tell(Undelivered(Cause.FAILED, detail, key.decode(), "", value))
         self._tally.move(failed=len(left), buffered=-len(left))
-
-
-def _acked(future: asyncio.Future[Any] | None) -> bool:
-    return (
-        future is not None
-        and future.done()
-        and not future.cancelled()
-        and future.exception() is None
-    )
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Looks at the outcome, so that asyncio does not complain that nobody did."""
-    if not future.cancelled():
-        future.exception()
-
-
-async def _close(producer: AIOKafkaProducer) -> None:
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(2 * ACK_SECONDS_MAX):
-            await producer.stop()

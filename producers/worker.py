@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from producers.buffer import Buffer
-from producers.connection import new_producer
+from producers.connection import Link, new_producer
 from producers.delivery import Delivery
 from producers.notices import Notices
 from producers.spill import Spill
@@ -100,8 +100,7 @@ class Worker:
     async def _deliver(self) -> None:
         self._spill = self._open_spill()
         delivery = Delivery(
-            self._new_producer,
-            topic=self._options.topic,
+            Link(self._new_producer, self._options.topic),
             buffer=self._buffer,
             tally=self._tally,
             spill=self._spill,
