@@ -2,7 +2,7 @@
 
 import re
 
-_DECIMAL = re.compile(r"(\d{1,18})(?:\.(\d{1,30}))?")
+_DECIMAL = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,30}))?")
 
 
 def scaled(text: str, decimals: int) -> int:
