@@ -122,9 +122,9 @@ class BatchTransaction:
                 )
         return todo
 
-    async def newest_price_version(self) -> int | None:
+    async def newest_price_version(self) -> int:
         """The newest published price version, so that no batch is priced with a stale book."""
-        version: int | None = await self._connection.fetchval(SQL.newest_price_version)
+        version: int = await self._connection.fetchval(SQL.newest_price_version)
         return version
 
     async def lock_accounts(

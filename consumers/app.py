@@ -124,8 +124,10 @@ class RaterApp:
                 await asyncio.sleep(PUBLISH_SECONDS)
                 try:
                     async with self._pool.acquire(timeout=10) as connection:
-                        published = await publish_pending(connection, producer, self._settings)
-                    self.metrics.dead_letters_published(published)
+                        while published := await publish_pending(
+                            connection, producer, self._settings
+                        ):
+                            self.metrics.dead_letters_published(published)
                 except (KafkaError, *TRANSIENT) as error:
                     log.info("dead letters stay pending", error=repr(error))
 

@@ -159,7 +159,10 @@ class Rater:
         return ratings
 
     async def _load_prices(self, transaction: BatchTransaction) -> None:
-        self._history = await load_history(transaction.connection)
+        history = await load_history(transaction.connection)
+        if not history.latest_version:
+            raise Halt("no_price_book", "no price book was ever published; run `tollgate migrate`")
+        self._history = history
         log.info("price book loaded", price_version=self._history.latest_version)
 
     async def _judge(

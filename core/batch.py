@@ -170,6 +170,8 @@ def settlements_micro(charges: Iterable[Charge]) -> dict[tuple[str, str], int]:
     return settled
 
 
+_to_json = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
+
 CHARGE_COLUMNS = (
     "account_id", "event_id", "partition", "epoch", "offset", "occurred_at", "payload_hash",
     "price_version", "rule", "rated_micro", "amount_micro", "balance_after_micro", "tier", "demo",
@@ -208,9 +210,9 @@ def other_meters(event: UsageEvent) -> str:
         "audio_output": tokens.audio_output,
         "image_input": tokens.image_input,
     }
-    return json.dumps({name: count for name, count in meters.items() if count})
+    return _to_json({name: count for name, count in meters.items() if count})
 
 
 def _attributes(event: UsageEvent) -> str:
     attributes = event.data.attributes
-    return json.dumps(attributes, sort_keys=True, ensure_ascii=False) if attributes else ""
+    return _to_json(attributes) if attributes else ""

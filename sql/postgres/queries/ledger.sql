@@ -11,8 +11,8 @@ ORDER BY partition
 FOR NO KEY UPDATE
 
 -- name: newest_price_version
--- NULL when no price book was ever published.
-SELECT max(price_version) FROM price_version
+-- 0 when no price book was ever published.
+SELECT coalesce(max(price_version), 0) FROM price_version
 
 -- name: lock_accounts
 -- Locks in account_id order, so that two workers never wait for each other in a circle.
@@ -122,6 +122,7 @@ FROM unnest($3::integer[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8:
             $9::bytea[], $10::bytea[], $11::integer[], $12::bytea[], $13::timestamptz[])
 
 -- name: next_batch_id
+-- A number that names a batch in draws and outcomes; gaps mean nothing.
 SELECT nextval('batch_id_seq')
 
 -- name: book_outcomes
