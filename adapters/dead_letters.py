@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -17,6 +18,7 @@ from adapters.postgres import Connection
 from adapters.publishing import Outgoing, send_all
 from adapters.queries import load
 from adapters.settings import Settings
+from schemas.dead_letters import DeadLetter, Origin, encode_dead_letter
 from schemas.reasons import Reason
 from schemas.topics import USAGE_DEAD, USAGE_EVENTS
 
@@ -25,7 +27,7 @@ PUBLISH_LETTERS_MAX = 200  # with 64 KiB each about 13 MiB, which the batch's me
 REQUEUE_LETTERS_MAX = 200  # of one transaction, which stays open until the broker has acked them
 _PUBLISHING_LOCK = 7_201_001
 
-Row = Mapping[str, object]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,38 +90,23 @@ async def publish_pending(
     return len(rows)
 
 
-def letter_record(topic: str, row: Row) -> Outgoing:
-    """The dead letter as a record: the bytes as they came, everything else as headers."""
-    headers = {
-        "reason": row["reason"],
-        "detail": row["detail"],
-        "dead_letter_id": row["dead_letter_id"],
-        "origin": f"{row['topic']}/{row['partition']}@{row['offset']}",
-        "epoch": row["epoch"],
-        "account_id": row["account_id"],
-        "event_id": row["event_id"],
-        "payload_bytes": row["payload_bytes"],
-        "payload_sha256": _hexadecimal(row["payload_sha256"]),
-        "appended_at": _iso(row["appended_at"]),
-        "dead_at": _iso(row["dead_at"]),
-    }
-    account_id, payload = row["account_id"], row["payload"]
-    return Outgoing(
-        topic=topic,
-        key=account_id.encode() if isinstance(account_id, str) else None,
-        value=payload if isinstance(payload, bytes) else b"",
-        headers=tuple(
-            (name, str(value).encode()) for name, value in headers.items() if value is not None
-        ),
+def letter_record(topic: str, row: Mapping[str, Any]) -> Outgoing:
+    """The dead letter as a record, keyed by its account when that is known."""
+    letter = DeadLetter(
+        reason=Reason(row["reason"]),
+        detail=row["detail"],
+        origin=Origin(row["topic"], row["partition"], row["offset"], row["epoch"]),
+        appended_at=row["appended_at"],
+        dead_at=row["dead_at"],
+        account_id=row["account_id"],
+        event_id=row["event_id"],
+        key=row["key"],
+        payload=row["payload"],
+        payload_bytes=row["payload_bytes"],
+        payload_sha256=row["payload_sha256"],
     )
-
-
-def _hexadecimal(value: object) -> str | None:
-    return value.hex() if isinstance(value, bytes) else None
-
-
-def _iso(value: object) -> str | None:
-    return value.isoformat() if isinstance(value, datetime) else None
+    key = None if letter.account_id is None else letter.account_id.encode()
+    return Outgoing(topic=topic, key=key, value=encode_dead_letter(letter))
 
 
 async def summary(connection: Connection) -> list[Row]:
@@ -188,10 +175,10 @@ async def requeue(
 
 
 async def _send_again(
-    producer: AIOKafkaProducer, settings: Settings, claimed: Sequence[Mapping[str, object]]
+    producer: AIOKafkaProducer, settings: Settings, claimed: Sequence[Mapping[str, Any]]
 ) -> None:
     topic = settings.topic_prefix + USAGE_EVENTS.name
-    letters = [Outgoing(topic=topic, key=row["key"], value=row["payload"]) for row in claimed]  # type: ignore[arg-type]
+    letters = [Outgoing(topic=topic, key=row["key"], value=row["payload"]) for row in claimed]
     try:
         await send_all(producer, letters)
     except KafkaError as error:
