@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-package tollgate --quiet
 
-.PHONY: help install demo test lint types bench up down lock clean
+.PHONY: help install demo test lint types bench up down docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,9 @@ up: install ## start the local Kafka, PostgreSQL and ClickHouse
 
 down: install ## stop them; the data stays
 	@"$(BIN)/tollgate" down
+
+docs: install ## write the tables in docs/ anew from the code
+	@PYTHONPATH=. "$(BIN)/python" docs/tables.py
 
 # Two files: everything for a clone, and what the image of the stages needs, at the same versions.
 lock: install ## write requirements.lock and requirements-image.lock anew from pyproject.toml

@@ -90,7 +90,10 @@ def _snappy_block(block: Any, room: int) -> bytes:
 
 
 class BoundedPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
-    """aiokafka's reader of fetched batches, which gives a bomb's offsets as records without value."""
+    """aiokafka's reader of fetched batches; a bomb's offsets come as records without value."""
+
+    _records: Any
+    next_fetch_offset: int
 
     def _unpack_records(self) -> Iterator[ConsumerRecord]:
         """One batch at a time through aiokafka's own reader."""

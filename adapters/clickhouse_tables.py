@@ -17,7 +17,7 @@ TABLES = ("charge", "credit_transaction", "charge_by_day", "credit_by_day")
 NOTHING_COPIED = 0
 WINDOW_TOKENS_MIN = 1_000
 
-_GENERATION = re.compile(r"CONSTRAINT shipped_generation CHECK generation = (\d+)")
+_GENERATION = re.compile(r"CONSTRAINT shipped_generation CHECK generation = (?:_CAST\()?(\d+)")
 _WINDOW = re.compile(r"\b(?:non_)?replicated_deduplication_window = (\d+)")
 _TARGET = re.compile(r"CREATE MATERIALIZED VIEW \S+ TO (?:\S+\.)?`?(\w+)`?")
 

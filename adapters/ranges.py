@@ -217,6 +217,7 @@ class Ranges:
         ):
             await connection.execute(SQL.sort_in_memory)
             prepared = await connection.prepare(statement)
+            columns = [attribute.name for attribute in prepared.get_attributes()]
             await connection.copy_from_query(
                 statement,
                 *opened.bounds,
@@ -226,7 +227,6 @@ class Ranges:
                 format="csv",
                 null="\\N",
             )
-        columns = [attribute.name for attribute in prepared.get_attributes()]
         return Rows(columns, b"".join(parts))
 
     async def mark(self, opened: Range) -> bool:

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from faststream import FastStream
 
 from adapters.dead_letters import publish_pending
+from adapters.failures import Failure
 from adapters.kafka import LastRecords, Positions, open_broker, subscribe
 from adapters.ledger import Ledger
 from adapters.metrics import BatchFigures, Metrics
@@ -55,9 +57,101 @@ class RaterApp:
 
     async def run(self) -> None:
         """Runs until a signal; raises what stopped it otherwise."""
-        async with self._beside(self._watch_lag), self._beside(self._watch_log):
-            async with self._beside(self._publish_dead_letters):
-                await self._app.run()
+        async with (
+            self._beside(self._watch_lag),
+            self._beside(self._watch_log),
+            self._beside(self._publish_dead_letters),
+        ):
+            await self._app.run()
+        if self._ended is not None:
+            raise self._ended
+
+    def _stop(self, error: BaseException) -> None:
+        if self._ended is None:
+            self._ended = error
+            log.error("stopping, nothing after the last commit is applied", error=str(error))
+        self._app.exit()
+
+    async def _apply(self, runs: Runs, *, unprocessable: bool = False) -> None:
+        figures: BatchFigures = await self._rater.apply(runs, unprocessable=unprocessable)
+        self.metrics.batch_done(figures)
+        self.progress.batch_done(sum(map(len, runs.values())))
+
+    @asynccontextmanager
+    async def _beside(self, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Runs `work` while the block runs; what it raises stops the stage."""
+
+        async def guarded() -> None:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - handed to stop(), which ends the process
+                self._loop.stop(error)
+
+        task = asyncio.create_task(guarded())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch_lag(self) -> None:
+        known: set[int] = set()
+        while True:
+            await asyncio.sleep(LAG_SECONDS)
+            self.progress.ready = bool(self._where.next)
+            if not self._where.started:
+                continue
+            try:
+                lags = await self._where.lag()
+            except (KafkaError, TimeoutError) as error:
+                log.info("lag is not known", error=repr(error))
+                continue
+            self.progress.lag = sum(lags.values())
+            for tp, lag in lags.items():
+                self.metrics.at_position(tp.partition, next_offset=self._where.next[tp], lag=lag)
+            owned = {tp.partition for tp in lags}
+            for partition in known - owned:
+                self.metrics.forget_partition(partition)
+            known = owned
+
+    async def _watch_log(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_CHECK_SECONDS)
+            try:
+                await self._where.check()
+            except (KafkaError, *TRANSIENT) as error:
+                log.info("the log was not checked this time", error=repr(error))
+
+    async def _publish_dead_letters(self) -> None:
+        """At least once, in the order they were booked; a letter is pending until it is acked.
+
+        After any error the producer is made anew: an idempotent one stays wedged after a gap in
+        its sequence (reliability notes, A42).
+        """
+        while True:
+            try:
+                async with open_producer(self._settings, STAGE) as producer:
+                    while True:
+                        await self._publish_once(producer)
+                        await asyncio.sleep(PUBLISH_SECONDS)
+            except (Failure, KafkaError, *TRANSIENT) as error:
+                log.warning("dead letters stay pending", error=repr(error))
+                await asyncio.sleep(PUBLISH_SECONDS)
+
+    async def _publish_once(self, producer: AIOKafkaProducer) -> None:
+        async with self._pool.acquire(timeout=10) as connection:
+            while published := await publish_pending(connection, producer, self._settings):
+                self.metrics.dead_letters_published(published)
+
+
+async def run(self) -> None:
+        """Runs until a signal; raises what stopped it otherwise."""
+        async with (
+            self._beside(self._watch_lag),
+            self._beside(self._watch_log),
+            self._beside(self._publish_dead_letters),
+        ):
+            await self._app.run()
         if self._ended is not None:
             raise self._ended
 

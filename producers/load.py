@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from producers.load_events import EventWriter, Written
 from producers.connection import RawRecord
+from producers.load_events import EventWriter, Written
 from producers.load_poison import KINDS
 from producers.load_shapes import (
     SLOT_SECONDS,

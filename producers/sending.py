@@ -64,7 +64,8 @@ async def _chunks(records: Iterable[Timed], *, paced: bool) -> AsyncIterator[lis
             if chunk:
                 yield chunk
                 chunk = []
-            while (wait_seconds := due - (time.monotonic() - began)) > 0:
+            wait_seconds = due - (time.monotonic() - began)
+            if wait_seconds > 0:
                 await asyncio.sleep(max(wait_seconds, PACE_SECONDS))
         chunk.append(record)
         if len(chunk) >= CHUNK_RECORDS_MAX:

@@ -5,13 +5,13 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """The closed set of reasons; a record that cannot be charged has exactly one.
+    """The closed set of reasons, in the order in which they are looked for: one record, one reason.
 
     The value is what is stored, published and counted: a value is never renamed.
     """
 
-    BAD_JSON = "bad_json"
     TOO_LARGE = "too_large"
+    BAD_JSON = "bad_json"
     FUTURE_SCHEMA = "future_schema"
     UNKNOWN_TYPE = "unknown_type"
     INVALID = "invalid"
@@ -20,9 +20,9 @@ class Reason(StrEnum):
     KEY_MISMATCH = "key_mismatch"
     TOO_OLD = "too_old"
     FUTURE_TIME = "future_time"
-    UNKNOWN_ACCOUNT = "unknown_account"
-    UNPRICED = "unpriced"
     DUP_MISMATCH = "dup_mismatch"
+    UNPRICED = "unpriced"
+    UNKNOWN_ACCOUNT = "unknown_account"
     UNPROCESSABLE = "unprocessable"
 
     @property
@@ -32,8 +32,8 @@ class Reason(StrEnum):
 
 
 _MEANINGS = {
-    Reason.BAD_JSON: "the value is empty, or not one JSON object in strict UTF-8",
     Reason.TOO_LARGE: "the value has more than 65,536 bytes",
+    Reason.BAD_JSON: "the value is empty, or not one JSON object in strict UTF-8, or too deep",
     Reason.FUTURE_SCHEMA: "a version of the usage event that this release does not know yet",
     Reason.UNKNOWN_TYPE: "the type is not that of a usage event",
     Reason.INVALID: "a field is missing, has the wrong type, or exceeds its limits",
@@ -42,9 +42,9 @@ _MEANINGS = {
     Reason.KEY_MISMATCH: "the key of the record is missing or is not the subject of the event",
     Reason.TOO_OLD: "the time is too long before the time at which Kafka appended the record",
     Reason.FUTURE_TIME: "the time is too far after the time at which Kafka appended the record",
-    Reason.UNKNOWN_ACCOUNT: "no such account, and accounts are not created by events",
-    Reason.UNPRICED: "the price book in force at the event's time has no price for it",
     Reason.DUP_MISMATCH: "the account has been charged for this id with another payload",
+    Reason.UNPRICED: "the price book in force at the event's time has no price for it",
+    Reason.UNKNOWN_ACCOUNT: "no such account, and accounts are not created by events",
     Reason.UNPROCESSABLE: "processing this one record failed in a way that has no other reason",
 }
 

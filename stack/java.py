@@ -83,7 +83,9 @@ def kafka_jars() -> list[Path]:
         _fetch_into(directory)
     missing = next((jar for jar in jars if not jar.exists()), None)
     if missing:
-        raise Failure(f"kafka: {missing} is missing; remove {directory} and run `tollgate up` again")
+        raise Failure(
+            f"kafka: {missing} is missing; remove {directory} and run `tollgate up` again"
+        )
     return jars
 
 
@@ -112,7 +114,12 @@ def _run_jgo(work: Path) -> None:
     command = [sys.executable, "-m", "jgo", "--links", "copy", "sync"]
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter
-            command, cwd=work, capture_output=True, text=True, timeout=FETCH_SECONDS_MAX, check=False
+            command,
+            cwd=work,
+            capture_output=True,
+            text=True,
+            timeout=FETCH_SECONDS_MAX,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise Failure("kafka: fetching the jars took over 10 minutes; check the network") from None

@@ -66,7 +66,11 @@ def prepare(directory: Path, port: int) -> Launch:
 
     Existing data is kept. Raises Failure when Java or the jars are missing.
     """
-    data, settings, logging = directory / "data", directory / "server.properties", directory / "log4j2.xml"
+    data, settings, logging = (
+        directory / "data",
+        directory / "server.properties",
+        directory / "log4j2.xml",
+    )
     directory.mkdir(parents=True, exist_ok=True)
     # The controller's listener has no client but the broker beside it: any free port will do.
     settings.write_text(

@@ -66,7 +66,9 @@ def require_free(name: Name, port: int) -> None:
     try:
         _listening(port).close()
     except OSError as error:
-        why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+        why = (
+            "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+        )
         raise Failure(
             f"{name}: port {port} {why}; choose another with --{name}-port "
             f"or TOLLGATE_{name.value.upper()}_PORT"

@@ -14,7 +14,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
-from adapters import clickhouse, migrations, price_store, topics as kafka_topics
+from adapters import clickhouse, migrations, price_store
+from adapters import topics as kafka_topics
 from adapters.postgres import connect
 from adapters.settings import Settings
 from schemas.topics import ALL

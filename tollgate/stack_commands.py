@@ -69,7 +69,9 @@ def status(home: Home = Path(".tollgate"), *, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps([_document(state) for state in states]))
     else:
-        typer.echo(f"{'component':<11}{'state':<13}{'pid':>8}{'memory':>10}{'data':>10}  version, address")
+        typer.echo(
+            f"{'component':<11}{'state':<13}{'pid':>8}{'memory':>10}{'data':>10}  version, address"
+        )
         for state in states:
             typer.echo(_row(state))
     if not all(state.answers for state in states):

@@ -8,7 +8,10 @@ import threading
 from pathlib import Path
 
 from stack.clickhouse_server.engine import Engine
-from stack.clickhouse_server.server import Access, Server
+from stack.clickhouse_server.protocol import Access
+from stack.clickhouse_server.server import Server
+
+STATEMENT_SECONDS_MAX = 10  # after a request to stop; a supervisor kills a little later
 
 
 def main() -> None:
@@ -31,7 +34,8 @@ def main() -> None:
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
     server.serve_forever(poll_interval=0.1)
     server.server_close()
-    engine.close()
+    if not engine.close(wait_seconds=STATEMENT_SECONDS_MAX):
+        os._exit(0)  # Python would wait for the threads that still run
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Compressed bodies, in the encodings that ClickHouse and its clients use."""
 
 import gzip
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,9 @@ import lz4.frame
 
 from stack.clickhouse_server.errors import error
 
-try:
-    from compression import zstd  # Python 3.14
-except ImportError:
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
     from backports import zstd
 
 
@@ -43,7 +44,9 @@ def decode(data: bytes, encoding: str) -> bytes:
     try:
         return bytes(decoder(data))
     except (OSError, EOFError, RuntimeError, ValueError, zlib.error, zstd.ZstdError) as failure:
-        raise error(354, "ZLIB_INFLATE_FAILED", f"The {encoding} body is broken: {failure}") from None
+        raise error(
+            354, "ZLIB_INFLATE_FAILED", f"The {encoding} body is broken: {failure}"
+        ) from None
 
 
 def choose(accepted: str) -> str:

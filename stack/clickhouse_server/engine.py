@@ -1,16 +1,18 @@
 """The engine: one per process, many connections, each with settings of its own."""
 
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chdb import _chdb  # the C++ class: `chdb.session` adds Python around every call
-
-from stack.clickhouse_server.errors import error, from_engine
+from stack.clickhouse_server.errors import EngineError, error, from_engine
+from stack.clickhouse_server.sessions import Connections, SessionRequest
 from stack.clickhouse_server.statement import Insert, Query, parse
 
 DEFAULT_FORMAT = "TabSeparated"
+STATEMENTS_MAX = 100  # at once, as ClickHouse's own default; more would only share the same cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +24,19 @@ class Request:
     database: str = ""
     output_format: str = DEFAULT_FORMAT
     settings: Mapping[str, str] = field(default_factory=dict)
-    parameters: Mapping[str, str] = field(default_factory=dict)
     readonly: bool = False
+    session: SessionRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a statement gave: the bytes in `output_format`, untouched, and the counts."""
+    """What a statement gave: the bytes in `output_format`, untouched, and the counts.
 
-    body: bytes
+    The bytes stay in the engine's memory; `owner` must live as long as they are used.
+    """
+
+    body: memoryview
+    owner: object
     output_format: str
     rows_read: int
     bytes_read: int
@@ -42,57 +48,99 @@ class Result:
 class Engine:
     """ClickHouse's engine over one directory. Only one process at a time may open it.
 
-    Safe to use from many threads: every statement has a connection of its own.
+    Safe to use from many threads: no two statements share a connection.
     """
 
     def __init__(self, path: Path, *, memory_bytes_max: int) -> None:
-        self._address = f"{path}?max_server_memory_usage={memory_bytes_max}"
-        self._keeps_engine_open = _chdb.connect(self._address)
-        about = self._keeps_engine_open.query("SELECT version(), timezone()", "TabSeparated")
+        self._connections = Connections(f"{path}?max_server_memory_usage={memory_bytes_max}")
+        self._free = threading.Semaphore(STATEMENTS_MAX)
+        # Held to the end: the engine would close its files with the last connection.
+        self._held = self._connections.of(None)
+        held = self._held.__enter__()
+        about = held.query("SELECT version(), timezone()", DEFAULT_FORMAT)
         self.version, self.timezone = about.bytes().decode().split()
 
-    def close(self) -> None:
-        """Lets running merges end and closes the files."""
-        self._keeps_engine_open.close()
+    def close(self, *, wait_seconds: float) -> bool:
+        """Lets no statement begin, waits for the running ones and closes the files.
+
+        False when some still run after the time: nothing is closed then, and the process may end
+        as it is, because a statement that was not answered may be there or not.
+        """
+        deadline = time.monotonic() + wait_seconds
+        for _ in range(STATEMENTS_MAX):
+            if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                return False
+        self._connections.close()
+        self._held.__exit__(None, None, None)
+        return True
 
     def execute(self, request: Request) -> Result:
-        """Runs one statement; raises EngineError. An INSERT's data goes into the engine as it is,
-        and none of its rows is there when it fails while parsing.
+        """Runs one statement; raises EngineError.
+
+        An INSERT's data goes into the engine as it is, and none of its rows is there when it fails
+        while parsing. Settings of the request hold for this statement, also in a session.
         """
-        connection = _chdb.connect(self._address)
+        if not self._free.acquire(timeout=1):
+            message = f"Too many simultaneous queries. Maximum: {STATEMENTS_MAX}"
+            raise error(202, "TOO_MANY_SIMULTANEOUS_QUERIES", message)
         try:
-            self._prepare(connection, request)
-            return self._run(connection, request)
+            with self._connections.of(request.session) as connection:
+                return _execute(connection, request)
         except RuntimeError as failure:
             raise from_engine(str(failure)) from None
         finally:
-            connection.close()
+            self._free.release()
 
-    def _prepare(self, connection: Any, request: Request) -> None:
-        if request.database:
-            name = request.database.replace("\\", "\\\\").replace("`", "\\`")
-            connection.query(f"USE `{name}`", DEFAULT_FORMAT)
-        settings = {**request.settings}
-        settings.update({f"param_{name}": value for name, value in request.parameters.items()})
-        if settings:
-            pairs = ", ".join(f"{_name(key)} = {_quote(value)}" for key, value in settings.items())
-            connection.query(f"SET {pairs}", DEFAULT_FORMAT)
-        if request.readonly:
-            connection.query("SET readonly = 2", DEFAULT_FORMAT)
 
-    def _run(self, connection: Any, request: Request) -> Result:
-        separator = b"\n" if request.query and request.data else b""
-        if request.query:
-            statement = parse(request.query)
-            if isinstance(statement, Insert):
-                inline = request.query[statement.data_offset :]
-                return _insert(connection, statement, [inline, request.data])
-            return _query(connection, parse(request.query + separator + request.data), request)
-        statement = parse(request.data)
-        if isinstance(statement, Insert):
-            body = memoryview(request.data)[statement.data_offset :]
-            return _insert(connection, statement, [bytes(body)])
-        return _query(connection, statement, request)
+def _execute(connection: Any, request: Request) -> Result:
+    if request.database:
+        name = request.database.replace("\\", "\\\\").replace("`", "\\`")
+        connection.query(f"USE `{name}`", DEFAULT_FORMAT)
+    try:
+        if request.settings:
+            pairs = (f"{_name(key)} = {_quote(value)}" for key, value in request.settings.items())
+            connection.query(f"SET {', '.join(pairs)}", DEFAULT_FORMAT)
+        return _run(connection, request)
+    finally:
+        if request.session:
+            _unset(connection, request.settings)
+
+
+def _unset(connection: Any, settings: Mapping[str, str]) -> None:
+    for name in settings:
+        if not name.startswith("param_"):
+            try:
+                connection.query(f"SET {_name(name)} = DEFAULT", DEFAULT_FORMAT)
+            except (RuntimeError, EngineError):
+                continue  # it was refused before, so there is nothing to take back
+
+
+def _run(connection: Any, request: Request) -> Result:
+    head = parse(request.query or request.data)
+    if isinstance(head, Insert) and request.query:
+        parts = [request.query[head.data_offset :], request.data]
+    elif isinstance(head, Insert):
+        parts = [request.data[head.data_offset :]]
+    else:
+        parts = []
+        if request.query and request.data:
+            head = parse(request.query + b"\n" + request.data)
+    if request.readonly and not _only_reads(connection, head):
+        message = "default: Cannot execute query in readonly mode."
+        raise error(
+            164, "READONLY", f"{message} For queries over HTTP, method GET implies readonly."
+        )
+    if isinstance(head, Insert):
+        return _insert(connection, head, parts)
+    return _query(connection, head, request.output_format)
+
+
+def _only_reads(connection: Any, statement: Insert | Query) -> bool:
+    # Not the setting `readonly`: a session could never take it back.
+    if isinstance(statement, Insert):
+        return False
+    kind: str = connection.classify_query(_text(statement.sql))["query_class"].name
+    return kind in ("READ_ONLY", "UNKNOWN")  # what does not parse gets its syntax error
 
 
 def _insert(connection: Any, statement: Insert, data: list[bytes]) -> Result:
@@ -107,22 +155,23 @@ def _insert(connection: Any, statement: Insert, data: list[bytes]) -> Result:
     return _result(connection.insert_done(handle), DEFAULT_FORMAT)
 
 
-def _query(connection: Any, statement: Query | Insert, request: Request) -> Result:
+def _query(connection: Any, statement: Query, default_format: str) -> Result:
     sql = _text(statement.sql)
     if not sql.strip():
-        raise error(62, "SYNTAX_ERROR", "Empty query")
+        raise error(62, "SYNTAX_ERROR", "Syntax error: Empty query")
     if ";" in sql.rstrip().rstrip(";") and connection.classify_query(sql)["statement_count"] > 1:
         raise error(62, "SYNTAX_ERROR", "Syntax error (Multi-statements are not allowed)")
-    named = statement.output_format if isinstance(statement, Query) else None
-    output_format = named or request.output_format
+    output_format = statement.output_format or default_format
     return _result(connection.query(sql, output_format), output_format)
 
 
 def _result(done: Any, output_format: str) -> Result:
     if done.has_error():
         raise from_engine(done.error_message())
+    owner = done.get_memview()
     return Result(
-        body=done.bytes(),
+        body=owner.view() if done.size() else memoryview(b""),
+        owner=owner,
         output_format=output_format,
         rows_read=done.storage_rows_read(),
         bytes_read=done.storage_bytes_read(),

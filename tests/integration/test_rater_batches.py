@@ -182,7 +182,7 @@ async def test_too_many_dead_letters_halt_the_rater_and_book_nothing(settings: S
         for first in (10, 14):
             await bench.apply(b"{", b"{", b"{", b"{", first=first)
         before = await bench.state()
-        with pytest.raises(Halt, match="dead letters .*bad_json"):
+        with pytest.raises(Halt, match=r"dead letters .*bad_json"):
             await bench.apply(b"{", b"{", b"{", b"{", first=18)
         assert await bench.state() == before
 
@@ -229,7 +229,8 @@ async def test_a_record_that_postgresql_refuses_is_found_and_the_rest_flows(
             "CREATE FUNCTION refuse_evil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
             "IF NEW.event_id = 'evil' THEN RAISE EXCEPTION USING ERRCODE = '22000'; END IF; "
             "RETURN NEW; END $$;"
-            "CREATE TRIGGER evil BEFORE INSERT ON charge FOR EACH ROW EXECUTE FUNCTION refuse_evil()"
+            "CREATE TRIGGER evil BEFORE INSERT ON charge "
+            "FOR EACH ROW EXECUTE FUNCTION refuse_evil()"
         )
         events = [usage(f"e{n}") for n in range(7)]
         events[place] = usage("evil")

@@ -216,6 +216,7 @@ def filled(head: bytes, piece: bytes, tail: bytes = b"") -> bytes:
 
 GOOD = to_bytes(event())
 OPEN = GOOD[:-1]
+IN_DATA = GOOD[:-2]
 ADVERSARIAL = {
     "nested arrays": filled(b"", b"["),
     "nested objects": filled(b"", b'{"":'),
@@ -225,19 +226,19 @@ ADVERSARIAL = {
     "largest numbers": filled(OPEN + b',"x":[0', b"," + b"9" * 4_290, b"]}"),
     "exponents": filled(OPEN + b',"x":[0', b",1e999999", b"]}"),
     "empty names": filled(OPEN, b',"":0', b"}"),
-    "an attribute often": filled(OPEN[:-1] + b',"attributes":{"":0', b',"":0', b"}}"),
-    "bad attributes": OPEN[:-1]
+    "an attribute often": filled(IN_DATA + b',"attributes":{"":0', b',"":0', b"}}}"),
+    "bad attributes": IN_DATA
     + b',"attributes":{'
-    + b",".join(b'"%d\x01":0'.replace(b"\x01", b"!") % number for number in range(6_000))
-    + b"}}",
-    "attributes often": filled(OPEN[:-1], b',"attributes":{"a":1}', b"}}"),
-    "tokens often, bad": filled(OPEN[:-1], b',"tokens":{"input":-1}', b"}}"),
+    + b",".join(b'"%d!":0' % number for number in range(6_000))
+    + b"}}}",
+    "attributes often": filled(IN_DATA, b',"attributes":{"a":1}', b"}}"),
+    "tokens often, bad": filled(IN_DATA, b',"tokens":{"input":-1}', b"}}"),
     "subjects": filled(OPEN, b',"subject":1', b"}"),
     "data often": filled(OPEN, b',"data":{"tokens":{}}', b"}"),
     "escapes": filled(OPEN + b',"x":"', b"\\u00e9", b'"}'),
     "long id": filled(OPEN + b',"id":"', b"a", b'"}'),
-    "long model": filled(OPEN[:-1] + b',"model":"', b"a", b'"}}'),
-    "long attribute": filled(OPEN[:-1] + b',"attributes":{"a":"', b"\xc3\xa9", b'"}}'),
+    "long model": filled(IN_DATA + b',"model":"', b"a", b'"}}'),
+    "long attribute": filled(IN_DATA + b',"attributes":{"a":"', b"\xc3\xa9", b'"}}}'),
     "long time": filled(OPEN + b',"time":"', b"1", b'"}'),
     "long type": filled(OPEN + b',"type":"tollgate.usage.v', b"1", b'"}'),
     "NaN often": filled(OPEN + b',"x":[0', b",NaN", b"]}"),

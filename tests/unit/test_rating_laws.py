@@ -19,7 +19,7 @@ from core.prices import PriceHistory
 from core.rating import Rated, rate
 from schemas.reasons import Reason, Rejected
 from schemas.usage import PowerLevel
-from tests.priced_usage import NOVEMBER, PRO, book, history, usage
+from tests.priced_usage import PRO, book, history, usage
 
 BOOK = book(models={})
 REAL = PriceHistory([BOOK])

@@ -1,0 +1,270 @@
+"""The warehouse on real PostgreSQL and ClickHouse: each ledger row once, whatever crashes."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from clickhouse_connect.driver.client import Client
+
+from adapters import clickhouse
+from adapters.clickhouse import insert_csv
+from adapters.clickhouse_tables import read_tables, weak_tables
+from adapters.copy import Copy
+from adapters.failures import Halt
+from adapters.metrics import Metrics
+from adapters.postgres import open_pool
+from adapters.ranges import Ranges
+from adapters.settings import Settings
+from consumers.progress import Progress
+from consumers.warehouse import Warehouse
+from core.ranges import Stream, token
+from tests.planted_ledger import Batch, connect, plant, topic_of
+
+FAULTS = (
+    "before_intent",
+    "after_intent",
+    "during_insert",
+    "after_insert",
+    "before_mark",
+    "after_mark",
+)
+
+
+@dataclass
+class Bench:
+    """What a test of shipping works with."""
+
+    settings: Settings
+    ranges: Ranges
+    copy: Copy
+
+    async def drain(self) -> int:
+        """Ships until nothing waits; returns the number of ranges."""
+        await self.copy.agree()
+        done = 0
+        for stream in Stream:
+            while await self.copy.ship_next(stream) is not None:
+                done += 1
+        return done
+
+
+@asynccontextmanager
+async def bench(settings: Settings, rows_max: int = 100_000) -> AsyncIterator[Bench]:
+    async with open_pool(settings, application_name="tests", size=4) as pool:
+        ranges = Ranges(pool, topic=topic_of(settings), rows_max=rows_max)
+        yield Bench(settings, ranges, Copy(settings, ranges))
+
+
+def ask(settings: Settings, sql: str) -> list[tuple[object, ...]]:
+    with clickhouse.connect(settings) as client:
+        return [tuple(row) for row in client.query(sql).result_rows]
+
+
+COLUMNS = """account_id, event_id, partition, epoch, "offset", payload_hash, price_version, rule,
+rated_micro, amount_micro, balance_after_micro, tier, demo, source, action, provider, model,
+power_level, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
+other_meters, quantity, own_key, hold_id, resource_id, attributes"""
+CLICKHOUSE_TIMES = "toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(posted_at)"
+POSTGRES_TIMES = "(extract(epoch FROM occurred_at) * 1000000)::bigint, (extract(epoch FROM posted_at) * 1000000)::bigint"  # noqa: E501
+
+
+async def assert_copied_exactly(settings: Settings) -> int:
+    """Every column of every row is equal, no row is there twice, roll-ups agree; returns the rows."""
+    connection = await connect(settings)
+    ledger = await connection.fetch(
+        f"SELECT {COLUMNS}, {POSTGRES_TIMES} FROM charge ORDER BY account_id, event_id"  # noqa: S608
+    )
+    credits_there = await connection.fetch(
+        "SELECT transaction_id, account_id, type, amount_micro, reason, grant_id"
+        " FROM credit_transaction ORDER BY transaction_id"
+    )
+    await connection.close()
+    copied = ask(
+        settings,
+        f"SELECT {COLUMNS}, {CLICKHOUSE_TIMES} FROM charge ORDER BY account_id, event_id",  # noqa: S608
+    )
+    assert copied == [tuple(row) for row in ledger]
+    copied_credits = ask(
+        settings,
+        "SELECT transaction_id, account_id, type, amount_micro, reason, grant_id"
+        " FROM credit_transaction ORDER BY transaction_id",
+    )
+    assert copied_credits == [tuple(row) for row in credits_there]
+    assert rolled_up(settings) == ask(
+        settings,
+        "SELECT count(), sum(toInt128(amount_micro)), sum(toInt128(input_tokens)) FROM charge",
+    )
+    return len(ledger)
+
+
+def rolled_up(settings: Settings) -> list[tuple[object, ...]]:
+    return ask(
+        settings, "SELECT sum(events), sum(amount_micro), sum(input_tokens) FROM charge_by_day"
+    )
+
+
+async def test_every_column_arrives_as_it_is(settings: Settings) -> None:
+    await plant(settings, Batch(2_000))
+    async with bench(settings) as at:
+        assert await at.drain() == 2
+        assert await assert_copied_exactly(settings) == 2_000
+        await plant(settings, Batch(500))
+        assert await at.drain() == 1
+        assert await at.drain() == 0
+    assert await assert_copied_exactly(settings) == 2_500
+
+
+async def test_a_range_is_cut_into_months(settings: Settings) -> None:
+    await plant(settings, Batch(900, occurred_from="2026-09-30 12:00+00", step="2 hours"))
+    async with bench(settings) as at:
+        assert await at.drain() == 2
+    assert await assert_copied_exactly(settings) == 900
+    parts = ask(
+        settings,
+        "SELECT DISTINCT partition FROM system.parts"
+        " WHERE database = currentDatabase() AND table = 'charge' AND active ORDER BY 1",
+    )
+    assert parts == [("202609",), ("202610",), ("202611",), ("202612",)]
+
+
+async def test_ranges_are_bounded_and_cover_everything(settings: Settings) -> None:
+    await plant(settings, Batch(1_000, accounts=7, partitions=4))
+    async with bench(settings, rows_max=170) as at:
+        assert await at.drain() >= 6
+    assert await assert_copied_exactly(settings) == 1_000
+    connection = await connect(settings)
+    assert await connection.fetchval("SELECT max(row_count) FROM ship_range") <= 170
+    assert await connection.fetchval("SELECT sum(row_count) FROM ship_range") == 1_007
+    await connection.close()
+
+
+async def test_an_epoch_is_shipped_to_its_end_before_the_next(settings: Settings) -> None:
+    await plant(settings, Batch(400))
+    await plant(settings, Batch(300, epoch=2, occurred_from="2026-11-21 10:00+00"))
+    async with bench(settings, rows_max=150) as at:
+        await at.drain()
+    assert await assert_copied_exactly(settings) == 700
+    connection = await connect(settings)
+    epochs = await connection.fetch(
+        "SELECT epoch FROM ship_range WHERE stream = 'charge' ORDER BY range_id"
+    )
+    assert [row["epoch"] for row in epochs] == [1, 1, 1, 2, 2]
+    await connection.close()
+
+
+_SHIP_AND_DIE = """
+import asyncio, sys
+from adapters.settings import load_settings
+from consumers.warehouse import run
+asyncio.run(run(load_settings()))
+"""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_crash_anywhere_loses_and_doubles_nothing(
+    settings: Settings, environment: dict[str, str], fault: str
+) -> None:
+    await plant(settings, Batch(6_000, occurred_from="2026-10-31 22:00+00", step="3 seconds"))
+    crashed = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", _SHIP_AND_DIE],
+        env={**environment, "TOLLGATE_FAULT_POINT": fault},
+        timeout=60,
+        check=False,
+        capture_output=True,
+    )
+    assert crashed.returncode == 137, crashed.stderr.decode()
+    await plant(settings, Batch(1_000))
+    async with bench(settings) as at:
+        await at.drain()
+    assert await assert_copied_exactly(settings) == 7_000
+
+
+async def ship_twice(settings: Settings) -> None:
+    """Ships everything, then repeats every insert of every range, as a crash before its mark does."""
+    async with bench(settings, rows_max=300) as at:
+        await at.drain()
+        connection = await connect(settings)
+        await connection.execute("UPDATE ship_range SET done_at = NULL WHERE stream = 'charge'")
+        await connection.close()
+
+
+async def repeat_an_insert(settings: Settings) -> None:
+    """Ships a range and stops before its mark; then a second warehouse ships it."""
+    async with bench(settings) as at:
+        await at.copy.agree()
+        opened = await at.ranges.open(Stream.CHARGE)
+        assert opened is not None
+        for month in await at.ranges.months(opened):
+            rows = await at.ranges.rows(opened, month)
+            with clickhouse.connect(settings) as client:
+                insert_csv(
+                    client,
+                    table="charge",
+                    columns=rows.columns,
+                    data=rows.csv,
+                    token=token(Stream.CHARGE, opened.generation, opened.range_id, month),
+                )
+        await at.drain()
+
+
+async def test_a_repeated_insert_changes_nothing(settings: Settings) -> None:
+    await plant(settings, Batch(1_000, occurred_from="2026-10-31 23:55+00"))
+    await repeat_an_insert(settings)
+    assert await assert_copied_exactly(settings) == 1_000
+
+
+async def test_without_its_window_a_table_doubles_and_the_warehouse_refuses_it(
+    settings: Settings,
+) -> None:
+    await plant(settings, Batch(1_000))
+    async with bench(settings) as at:
+        await at.copy.agree()
+    for table in ("charge", "charge_by_day"):
+        with clickhouse.connect(settings) as client:
+            client.command(
+                f"ALTER TABLE {table} MODIFY SETTING non_replicated_deduplication_window = 0"
+            )
+            assert weak_tables(read_tables(client)) == [table]
+        async with bench(settings) as at:
+            with pytest.raises(Halt, match=table):
+                await at.copy.agree()
+            opened = await at.ranges.open(Stream.CHARGE)
+        assert opened is not None
+        with clickhouse.connect(settings) as client:
+            _insert_by_hand(client, await _csv(settings), table)
+        with clickhouse.connect(settings) as client:
+            client.command(
+                f"ALTER TABLE {table} MODIFY SETTING non_replicated_deduplication_window = 10000"
+            )
+
+
+async def _csv(settings: Settings) -> tuple[list[str], bytes, str]:
+    async with bench(settings) as at:
+        opened = await at.ranges.open(Stream.CHARGE)
+        assert opened is not None
+        [month] = await at.ranges.months(opened)
+        rows = await at.ranges.rows(opened, month)
+        return rows.columns, rows.csv, token(Stream.CHARGE, 1, opened.range_id, month)
+
+
+def _insert_by_hand(client: Client, made: tuple[list[str], bytes, str], weak: str) -> None:
+    """Twice the same insert: the weak table keeps both, which is what the window is there for."""
+    columns, csv, name = made
+    before = _raw_rows(client)
+    for _ in range(2):
+        insert_csv(client, table="charge", columns=columns, data=csv, token=f"{name}:{weak}")
+    after = _raw_rows(client)
+    grown = {table: after[table] - before[table] for table in after}
+    strong = "charge_by_day" if weak == "charge" else "charge"
+    assert grown == {weak: 2_000, strong: 1_000}
+
+
+def _raw_rows(client: Client) -> dict[str, int]:
+    counts = "SELECT (SELECT count() FROM charge), (SELECT sum(events) FROM charge_by_day)"
+    [(charges, events)] = client.query(counts).result_rows
+    return {"charge": charges, "charge_by_day": events}
