@@ -10,7 +10,9 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import groupby
 
+import stamina
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 from faststream.kafka.annotations import KafkaMessage as BatchMessage
 from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
@@ -20,6 +22,7 @@ from faststream.middlewares import AckPolicy
 from adapters import bounded_records
 from adapters.failures import Halt
 from adapters.ledger import Position
+from adapters.postgres import TRANSIENT
 from adapters.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 FETCH_BYTES_MAX = 16 * 1024 * 1024
 PARTITION_FETCH_BYTES_MAX = 1024 * 1024
 GRACEFUL_SECONDS_MAX = 25.0
+RESUME_SECONDS_MAX = 40.0
 
 ReadPositions = Callable[[Mapping[int, int]], Awaitable[dict[int, Position]]]
 CheckLog = Callable[[Mapping[int, Position]], Awaitable[None]]
@@ -78,6 +82,7 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
         self._stop = stop
         self._sought: set[TopicPartition] = set()
         self.subscriber: BatchSubscriber | None = None
+        self.joined = False
         self.next: dict[TopicPartition, int] = {}
         self.busy = asyncio.Lock()
 
@@ -109,7 +114,12 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
             self.next.pop(partition, None)
             self._sought.discard(partition)
         try:
-            await self.resume(assigned)
+            async for attempt in stamina.retry_context(
+                on=(KafkaError, *TRANSIENT), attempts=None, timeout=RESUME_SECONDS_MAX
+            ):
+                with attempt:
+                    await self.resume(assigned)
+            self.joined = True
         except Exception as error:  # noqa: BLE001 - handed to stop(), which ends the process
             self._stop(error)
 
@@ -130,11 +140,13 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
             self.next[tp] = next_offset
 
     async def check(self) -> None:
-        """Looks whether the topic is still the one that was applied; raises Halt when it is not."""
-        async with self.busy:
-            owned = {tp.partition: 0 for tp in self.next}
-            if owned:
-                await self._check_last_records(await self._read_positions(owned))
+        """Looks whether the topic is still the one that was applied; raises Halt when it is not.
+
+        Needs no lock: what was applied before a position was read stays in the log below it.
+        """
+        owned = {tp.partition: 0 for tp in self.next}
+        if owned:
+            await self._check_last_records(await self._read_positions(owned))
 
     async def lag(self) -> dict[TopicPartition, int]:
         """Records of each owned partition that are not applied yet.

@@ -98,6 +98,13 @@ LAST_PROGRESS = Metric(
     "seconds since 1970",
     "when the last batch or range was finished",
 )
+LOOP_STALL = Metric(
+    "tollgate_loop_stall_seconds_max",
+    Kind.GAUGE,
+    (),
+    "seconds",
+    "longest time that the event loop was busy without a pause, since the start",
+)
 SHIPPED_ROWS = Metric(
     "tollgate_shipped_rows", Kind.COUNTER, ("stream",), "rows", "ledger rows ClickHouse acked"
 )
@@ -136,6 +143,7 @@ METRICS = (
     POSITION,
     NEWEST_EVENT_AGE,
     LAST_PROGRESS,
+    LOOP_STALL,
     SHIPPED_ROWS,
     SHIP_SECONDS,
     BEHIND,
@@ -163,6 +171,7 @@ class Metrics:
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
+        self._worst_stall_seconds = 0.0
         self._registry = CollectorRegistry()
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -198,6 +207,12 @@ class Metrics:
     def retried(self, cause: str) -> None:
         """Counts one repeated attempt; `cause` is the name of an exception class."""
         self._count(RETRIES, 1, cause)
+
+    def loop_stalled(self, seconds: float) -> None:
+        """Keeps the longest stall of the event loop since the start."""
+        if seconds > self._worst_stall_seconds:
+            self._worst_stall_seconds = seconds
+            self._set(LOOP_STALL, seconds)
 
     def dead_letters_published(self, letters: int) -> None:
         """Counts dead letters that the topic has acknowledged."""

@@ -1,6 +1,7 @@
 """Wires the rater: Kafka, PostgreSQL, probes, and the two small tasks beside the batch loop."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 STAGE = "rater"
 LOG_CHECK_SECONDS = 10.0
 LAG_SECONDS = 1.0
+LOOP_TICK_SECONDS = 0.02
 PUBLISH_SECONDS = 1.0
 
 
@@ -61,6 +63,7 @@ class RaterApp:
             self._beside(self._watch_lag),
             self._beside(self._watch_log),
             self._beside(self._publish_dead_letters),
+            self._beside(self._watch_loop),
         ):
             await self._app.run()
         if self._ended is not None:
@@ -98,7 +101,7 @@ class RaterApp:
         known: set[int] = set()
         while True:
             await asyncio.sleep(LAG_SECONDS)
-            self.progress.ready = bool(self._where.next)
+            self.progress.ready = self._where.joined
             if not self._where.started:
                 continue
             try:
@@ -121,6 +124,13 @@ class RaterApp:
                 await self._where.check()
             except (KafkaError, *TRANSIENT) as error:
                 log.info("the log was not checked this time", error=repr(error))
+
+    async def _watch_loop(self) -> None:
+        """Measures how late the event loop wakes: a long stall would cost us our partitions."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(LOOP_TICK_SECONDS)
+            self.metrics.loop_stalled(time.monotonic() - began - LOOP_TICK_SECONDS)
 
     async def _publish_dead_letters(self) -> None:
         """At least once, in the order they were booked; a letter is pending until it is acked.
