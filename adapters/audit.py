@@ -1,0 +1,140 @@
+"""All invariants, checked against one consistent snapshot. Reads only, locks nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from adapters import clickhouse
+from adapters.clickhouse import Refused, Unreachable
+from adapters.clickhouse_tables import NOTHING_COPIED, generation_of, read_tables
+from adapters.copy_audit import CopyAudit
+from adapters.failures import Failure
+from adapters.postgres import Connection, connect
+from adapters.queries import load
+from adapters.settings import Settings
+from core.audit import Check, Finding, Result
+from schemas.topics import USAGE_EVENTS
+
+SQL = load("verify")
+
+OnResult = Callable[[Result], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an audit found. Exact: not one difference. What waits to be copied is no difference."""
+
+    taken_at: datetime
+    generation: int
+    results: list[Result]
+    waiting_offsets: int
+    waiting_transactions: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether every invariant holds."""
+        return not any(result.found for result in self.results)
+
+
+async def audit(settings: Settings, on_result: OnResult = lambda _: None) -> Report:
+    """Checks everything and calls `on_result` after each check.
+
+    PostgreSQL is read in one REPEATABLE READ READ ONLY transaction. ClickHouse has no snapshots:
+    compared is what the snapshot says was shipped, which does not change any more. Memory is
+    bounded: both sides aggregate. Raises Failure when a store is away or a rebuild is at work.
+    """
+    try:
+        connection = await connect(settings, application_name="verify", unlimited=True)
+    except (OSError, asyncpg.PostgresError, TimeoutError) as error:
+        raise Failure(f"PostgreSQL does not answer: {error}") from error
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            return await _audit(settings, connection, on_result)
+    except (Refused, Unreachable) as error:
+        raise Failure(f"ClickHouse does not answer: {error}") from error
+    finally:
+        await connection.close()
+
+
+async def _audit(settings: Settings, connection: Connection, on_result: OnResult) -> Report:
+    topic = settings.topic_prefix + USAGE_EVENTS.name
+    taken = await connection.fetchrow(SQL.snapshot)
+    if taken is None:
+        raise Failure("PostgreSQL gave no snapshot")
+    generation = taken["generation"] or 1
+    results: list[Result] = []
+    async for result in _ledger_checks(connection, topic, taken):
+        results.append(result)
+        on_result(result)
+    async for result in _copy_checks(settings, connection, topic, generation):
+        results.append(result)
+        on_result(result)
+    offsets, transactions = await _waiting(connection, topic, generation)
+    return Report(taken["taken_at"], generation, results, offsets, transactions)
+
+
+async def _waiting(connection: Connection, topic: str, generation: int) -> tuple[int, int]:
+    row = await connection.fetchrow(SQL.waiting, topic, generation)
+    return (0, 0) if row is None else (row["offsets"], row["transactions"])
+
+
+async def _ledger_checks(
+    connection: Connection, topic: str, taken: asyncpg.Record
+) -> AsyncIterator[Result]:
+    """PostgreSQL against itself."""
+    balance = Result(Check.BALANCE, taken["accounts"], "accounts")
+    chain = Result(Check.CHAIN, taken["accounts"], "accounts")
+    async for row in connection.cursor(SQL.balance_findings):
+        result = balance if row["kind"] == "balance" else chain
+        result.add([Finding(result.check, row["subject"], row["expected"], row["found"])])
+    yield balance
+    yield chain
+    plan: tuple[tuple[Check, str, int, str, tuple[str, ...]], ...] = (
+        (Check.GRANTS, SQL.grant_findings, taken["accounts"], "accounts", ()),
+        (Check.DRAWS, SQL.draw_findings, taken["grants"], "grants", ()),
+        (Check.HOLDS, SQL.hold_findings, taken["holds"], "open holds", ()),
+        (Check.OFFSETS, SQL.offset_findings, taken["batches"], "batches", ()),
+        (Check.OUTCOMES, SQL.outcome_findings, taken["batches"], "batches", (topic,)),
+    )
+    for check, statement, compared, what, arguments in plan:
+        result = Result(check, compared, what)
+        async for row in connection.cursor(statement, *arguments):
+            result.add([Finding(check, row["subject"], row["expected"], row["found"])])
+        yield result
+
+
+async def _copy_checks(
+    settings: Settings, connection: Connection, topic: str, generation: int
+) -> AsyncIterator[Result]:
+    """ClickHouse against the snapshot, and against itself."""
+    client = await asyncio.to_thread(clickhouse.connect, settings)
+    try:
+        held = generation_of(await asyncio.to_thread(read_tables, client))
+        if held not in {generation, NOTHING_COPIED}:
+            raise Failure(
+                f"ClickHouse's copy is of generation {held}, PostgreSQL shipped {generation}: "
+                "a rebuild is at work or was interrupted; wait for it or run `tollgate rebuild`"
+            )
+        checks = CopyAudit(connection, client, generation)
+        yield await checks.charges()
+        yield await checks.credits()
+        yield await checks.duplicates()
+        yield await checks.roll_ups()
+        async with _fresh(settings) as now:
+            yield await checks.beyond(now, topic)
+    finally:
+        client.close()
+
+
+@asynccontextmanager
+async def _fresh(settings: Settings) -> AsyncIterator[Connection]:
+    """A connection outside of the snapshot."""
+    connection = await connect(settings, application_name="verify", unlimited=True)
+    try:
+        yield connection
+    finally:
+        await connection.close()
