@@ -45,7 +45,8 @@ group.initial.rebalance.delay.ms=0
 group.coordinator.threads=1
 num.network.threads=2
 num.io.threads=4
-controlled.shutdown.enable=false
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
 log.cleaner.dedupe.buffer.size=4194304
 log.cleaner.threads=1
 """

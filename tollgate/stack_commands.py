@@ -1,104 +1,114 @@
 """`tollgate up | down | status`: the local stack from the command line."""
 
-import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stack.local import Stack, State
-from stack.ports import Name, Ports, port_from_environment
+if TYPE_CHECKING:
+    from stack.local import State
 
 Home = Annotated[
     Path, typer.Option(envvar="TOLLGATE_HOME", help="Directory of the data, logs and addresses.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
-
-
-def up(
-    home: Home = Path(".tollgate"),
-    *,
-    kafka_port: Annotated[int | None, typer.Option(min=1, max=65_535)] = None,
-    postgres_port: Annotated[int | None, typer.Option(min=1, max=65_535)] = None,
-    clickhouse_port: Annotated[int | None, typer.Option(min=1, max=65_535)] = None,
-    postgres_dsn: Annotated[str, typer.Option(help="Use this PostgreSQL, start none.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Start Kafka, PostgreSQL and ClickHouse's engine here; what runs already is left alone.
-
-    Example: tollgate up --home /var/tmp/tollgate --kafka-port 29092
-    """
-    chosen = {
-        Name.KAFKA: kafka_port,
-        Name.POSTGRES: postgres_port,
-        Name.CLICKHOUSE: clickhouse_port,
-    }
-    ports = Ports(*(chosen[name] or port_from_environment(name) for name in Name))
-    stack = Stack(home, ports, postgres_dsn=postgres_dsn)
-    started = stack.up()
-    if as_json:
-        document = {"started": [name.value for name in started], **stack.environment()}
-        typer.echo(json.dumps(document))
-        return
-    for name in Name:
-        word = "started" if name in started else "running"
-        typer.echo(f"{name:<11}{word}  {_redacted(stack.address(name))}")
-    typer.echo(f"addresses in {os.path.relpath(stack.home / 'stack.env')}")
-
-
-def down(home: Home = Path(".tollgate"), *, as_json: Json = False) -> None:
-    """Stop everything that `up` started; the data stays for the next `up`.
-
-    Example: tollgate down
-    """
-    stopped = [name.value for name in Stack(home).down()]
-    if as_json:
-        typer.echo(json.dumps({"stopped": stopped}))
-    else:
-        typer.echo(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
-
-
-def status(home: Home = Path(".tollgate"), *, as_json: Json = False) -> None:
-    """Show each component: does it answer, its process, address, version, memory and data.
-
-    Exits with 1 unless every component answers. Example: tollgate status --json
-    """
-    ports = Ports(*(port_from_environment(name) for name in Name))
-    states = Stack(home, ports).status()
-    if as_json:
-        typer.echo(json.dumps([_document(state) for state in states]))
-    else:
-        typer.echo(
-            f"{'component':<11}{'state':<13}{'pid':>8}{'memory':>10}{'data':>10}  version, address"
-        )
-        for state in states:
-            typer.echo(_row(state))
-    if not all(state.answers for state in states):
-        raise typer.Exit(1)
+Port = Annotated[
+    int | None, typer.Option(min=1, max=65_535, help="TCP port; else TOLLGATE_..._PORT.")
+]
+DEFAULT_HOME = Path(".tollgate")
 
 
 def register(app: typer.Typer) -> None:
     """Adds the three commands to the command line."""
-    app.command("up")(up)
-    app.command("down")(down)
-    app.command("status")(status)
+    example = "Example: tollgate up --home /var/tmp/tollgate --kafka-port 29092"
+    app.command("up", epilog=example)(up)
+    app.command("down", epilog="Example: tollgate down")(down)
+    app.command("status", epilog="Example: tollgate status --json")(status)
 
 
-def _word(state: State) -> str:
+def up(
+    home: Home = DEFAULT_HOME,
+    *,
+    kafka_port: Port = None,
+    postgres_port: Port = None,
+    clickhouse_port: Port = None,
+    postgres_dsn: Annotated[
+        str | None,
+        typer.Option(help="Use this PostgreSQL from now on, start none; empty: our own again."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start Kafka, PostgreSQL and ClickHouse's engine here, without Docker.
+
+    What runs already is left alone. Data, logs and the file with the addresses (stack.env) are in
+    the home directory; everything listens on this machine only.
+    """
+    from stack.local import Stack
+    from stack.ports import Name, Ports, port_from_environment
+    from tollgate.output import print_json, say
+
+    chosen = (kafka_port, postgres_port, clickhouse_port)
+    ports = [port or port_from_environment(name) for name, port in zip(Name, chosen, strict=True)]
+    stack = Stack(home, Ports(*ports), postgres_dsn=postgres_dsn)
+    started = stack.up()
+    addresses = {name: _redacted(stack.address(name)) for name in Name}
+    if as_json:
+        print_json({"started": started, "addresses": addresses, "home": str(stack.home)})
+        return
+    for name, address in addresses.items():
+        word = "started" if name in started else "running"
+        say(f"{name:<11}{word}  {address}")
+    say(f"addresses are in {os.path.relpath(stack.home / 'stack.env')}")
+
+
+def down(home: Home = DEFAULT_HOME, *, as_json: Json = False) -> None:
+    """Stop everything that `up` started; the data stays for the next `up`."""
+    from stack.local import Stack
+    from tollgate.output import print_json, say
+
+    stopped = Stack(home).down()
+    if as_json:
+        print_json({"stopped": stopped})
+    else:
+        say(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+def status(home: Home = DEFAULT_HOME, *, as_json: Json = False) -> None:
+    """Show each component: does it answer, its process, address, version, memory and data.
+
+    Exits with 1 unless every component answers.
+    """
+    from stack.local import Stack
+    from stack.ports import Name, Ports, port_from_environment
+    from tollgate.output import print_json, say
+
+    ports = Ports(*(port_from_environment(name) for name in Name))
+    states = Stack(home, ports).status()
+    if as_json:
+        print_json([_document(state) for state in states])
+    else:
+        say(f"{'component':<11}{'state':<11}{'pid':>8}{'memory':>10}{'data':>10}  version, address")
+        for state in states:
+            say(_row(state))
+    if not all(state.answers for state in states):
+        raise typer.Exit(1)
+
+
+def _word(state: "State") -> str:
     if state.answers:
         return "running"
     return "stopped" if state.pid is None else "no answer"
 
 
-def _row(state: State) -> str:
+def _row(state: "State") -> str:
     memory, data = (f"{size // 1_000_000} MB" for size in (state.memory_bytes, state.data_bytes))
     pid = "-" if state.pid is None else str(state.pid)
-    address = _redacted(state.address)
-    return f"{state.name:<11}{_word(state):<13}{pid:>8}{memory:>10}{data:>10}  {state.version}, {address}"
+    figures = f"{state.name:<11}{_word(state):<11}{pid:>8}{memory:>10}{data:>10}"
+    return f"{figures}  {state.version}, {_redacted(state.address)}"
 
 
-def _document(state: State) -> dict[str, str | int | None]:
+def _document(state: "State") -> dict[str, str | int | None]:
     return {
         "component": state.name.value,
         "state": _word(state),

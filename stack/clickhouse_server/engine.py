@@ -116,23 +116,30 @@ def _unset(connection: Any, settings: Mapping[str, str]) -> None:
 
 
 def _run(connection: Any, request: Request) -> Result:
-    head = parse(request.query or request.data)
-    if isinstance(head, Insert) and request.query:
-        parts = [request.query[head.data_offset :], request.data]
-    elif isinstance(head, Insert):
-        parts = [request.data[head.data_offset :]]
-    else:
-        parts = []
-        if request.query and request.data:
-            head = parse(request.query + b"\n" + request.data)
+    head, data = _statement(request)
     if request.readonly and not _only_reads(connection, head):
         message = "default: Cannot execute query in readonly mode."
         raise error(
             164, "READONLY", f"{message} For queries over HTTP, method GET implies readonly."
         )
     if isinstance(head, Insert):
-        return _insert(connection, head, parts)
+        return _insert(connection, head, data)
     return _query(connection, head, request.output_format)
+
+
+def _statement(request: Request) -> tuple[Query | Insert, list[bytes]]:
+    """The statement, and an INSERT's data in parts that were never joined or looked at."""
+    if not request.query:
+        whole = request.data
+    else:
+        head = parse(request.query)
+        if isinstance(head, Insert):
+            return head, [request.query[head.data_offset :], request.data]
+        if not request.data:
+            return head, []
+        whole = request.query + b"\n" + request.data
+    head = parse(whole)
+    return head, [whole[head.data_offset :]] if isinstance(head, Insert) else []
 
 
 def _only_reads(connection: Any, statement: Insert | Query) -> bool:

@@ -67,7 +67,7 @@ def parse(text: bytes) -> Query | Insert:
             return Insert(text[: word.start], "Values", word.end)
         if word.upper == b"FORMAT":
             return _insert_with_format(text, word.start, words)
-    return Insert(text.rstrip().rstrip(b";"), "Values", len(text))
+    return Query(text, None)  # cut off before its data, or wrong: the engine words the error
 
 
 def _insert_with_format(text: bytes, format_start: int, words: Iterator[_Word]) -> Query | Insert:
