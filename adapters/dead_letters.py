@@ -41,6 +41,11 @@ class Selection:
     until: datetime | None = None
 
     @property
+    def empty(self) -> bool:
+        """True when it selects every dead letter there is."""
+        return self == Selection()
+
+    @property
     def arguments(self) -> tuple[object, ...]:
         """The first five parameters of every statement that selects."""
         return (

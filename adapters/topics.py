@@ -4,7 +4,7 @@ Nothing else creates a topic: one made by a client's first message would have on
 broker's defaults.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -55,18 +55,14 @@ async def ensure_topics(settings: Settings, *, dry_run: bool = False) -> list[To
     return sorted(reports, key=lambda report: report.name)
 
 
-async def end_offsets(settings: Settings, topic_name: str) -> dict[int, int]:
-    """The end offset of every partition of a topic (its real name); empty when it is missing."""
-    return (await _offsets(settings, topic_name))[1]
-
-
-async def offsets(settings: Settings, topic_name: str) -> dict[int, tuple[int, int]]:
-    """The first and the end offset of every partition of a topic; empty when it is missing."""
-    beginnings, ends = await _offsets(settings, topic_name)
-    return {partition: (beginnings[partition], end) for partition, end in ends.items()}
-
-
-async def _offsets(settings: Settings, name: str) -> tuple[dict[int, int], dict[int, int]]:
+async def offsets(settings: Settings, name: str) -> dict[int, tuple[int, int]]:
+    """The first and the end offset of every partition of a topic (its real name); empty when it is
+    missing. Raises Failure when the broker does not answer.
+    """
+    partitions = await _partitions(settings, name)
+    if not partitions:
+        return {}
+    places = [TopicPartition(name, partition) for partition in partitions]
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka,
         client_id="tollgate-offsets",
@@ -76,10 +72,6 @@ async def _offsets(settings: Settings, name: str) -> tuple[dict[int, int], dict[
     )
     try:
         await consumer.start()
-        if name not in await consumer.topics():
-            return {}, {}
-        partitions = await _partitions(settings, name)
-        places = [TopicPartition(name, partition) for partition in partitions]
         consumer.assign(places)
         beginnings = await consumer.beginning_offsets(places)
         ends = await consumer.end_offsets(places)
@@ -87,17 +79,15 @@ async def _offsets(settings: Settings, name: str) -> tuple[dict[int, int], dict[
         raise unreachable(settings, error) from None
     finally:
         await consumer.stop()
-    return _by_partition(beginnings), _by_partition(ends)
-
-
-def _by_partition(offsets_by_place: Mapping[TopicPartition, int]) -> dict[int, int]:
-    return {place.partition: offset for place, offset in sorted(offsets_by_place.items())}
+    return {place.partition: (beginnings[place], ends[place]) for place in places}
 
 
 async def _partitions(settings: Settings, name: str) -> list[int]:
     async with _admin(settings) as admin:
+        if name not in await admin.list_topics():
+            return []
         [described] = await admin.describe_topics([name])
-    return [part["partition"] for part in described["partitions"]]
+    return sorted(part["partition"] for part in described["partitions"])
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ characters, so that an event cannot write to a terminal.
 """
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MICRO = 1_000_000
 PROGRESS_AFTER_SECONDS = 2.0
 _WIDTH_OFF_TERMINAL = 160
+_NUMBER = re.compile(r"-|-?[\d,]+(\.\d+)?")
 
 
 def one_line(text: object) -> str:
@@ -69,13 +71,13 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    cells = [list(row) for row in rows]
+    cells = [[_cell(value) for value in row] for row in rows]
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(columns):
-        numeric = bool(cells) and all(isinstance(row[place], int) for row in cells)
+        numeric = bool(cells) and all(_NUMBER.fullmatch(row[place]) for row in cells)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
-        table.add_row(*(Text(_cell(value)) for value in row))
+        table.add_row(*(Text(cell) for cell in row))
     on_terminal = sys.stdout.isatty()
     Console(width=None if on_terminal else _WIDTH_OFF_TERMINAL).print(table)
 
