@@ -24,11 +24,14 @@ def _hash(key: bytes) -> int:
     return int(murmur2(key)) & 0x7FFFFFFF
 
 
-def partition_of(key: bytes, partitions: Sequence[int], _available: Sequence[int]) -> int:
+def partition_of(key: bytes | None, partitions: Sequence[int], _available: Sequence[int]) -> int:
     """The partition that Kafka's own clients choose for the key (murmur2), remembered per key.
 
-    The same account lands in the same partition whichever client publishes it.
+    The same account lands in the same partition whichever client publishes it. A record without
+    a key is nobody's: it goes to the first partition.
     """
+    if key is None:
+        return partitions[0]
     return partitions[_hash(key) % len(partitions)]
 
 

@@ -5,9 +5,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
+from aiokafka.errors import KafkaError
+
 from producers.connection import Link, RawRecord, new_producer
 
-CHUNK_RECORDS_MAX: Final = 4_000
+CHUNK_RECORDS_MAX: Final = 10_000
 RETRY_SECONDS_MAX: Final = 120.0
 BACK_OFF_SECONDS: Final = 0.5
 PACE_SECONDS: Final = 0.01
@@ -26,17 +28,17 @@ async def publish_records(
 ) -> int:
     """Publishes every record, in order per key, and returns how many Kafka acknowledged: all.
 
-    With `paced`, each record waits until it is due. An outage is waited out for two minutes; what
-    was in flight is then sent again, so a record can arrive twice.
+    With `paced`, each record waits until it is due. Once the first chunk is there, an outage is
+    waited out for two minutes; what was in flight is then sent again, so a record can arrive twice.
 
-    Raises the last error (aiokafka's, or OSError) when Kafka stays away.
+    Raises the last error (KafkaError, OSError, TimeoutError) when Kafka is or stays away.
     """
     link = Link(lambda: new_producer(bootstrap_servers, client_id="tollgate-publish"), topic)
     total = 0
     try:
         async for chunk in _chunks(records, paced=paced):
             count = len(chunk)
-            await _send_stubbornly(link, chunk)
+            await _send_stubbornly(link, chunk, RETRY_SECONDS_MAX if total else 0.0)
             total += count
             on_sent(count)
     finally:
@@ -44,12 +46,12 @@ async def publish_records(
     return total
 
 
-async def _send_stubbornly(link: Link, chunk: list[RawRecord]) -> None:
-    deadline = time.monotonic() + RETRY_SECONDS_MAX
+async def _send_stubbornly(link: Link, chunk: list[RawRecord], retry_seconds: float) -> None:
+    deadline = time.monotonic() + retry_seconds
     while chunk:
         try:
             await link.send(chunk)
-        except Exception:
+        except (KafkaError, OSError, TimeoutError):
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(BACK_OFF_SECONDS)

@@ -139,6 +139,7 @@ class _InThisThread(ThreadPoolExecutor):
     """Runs what it is given at once; asyncio wants a ThreadPoolExecutor."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """A future that is done already, with what the function returned or raised."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
