@@ -1,6 +1,7 @@
 """What a price book document may say, which version holds, and which rule a name finds."""
 
 import ast
+import json
 import tracemalloc
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from adapters.model_prices import snapshot
 from core.prices import MEMO_NAMES_MAX, BookError, PriceBook, PriceHistory, parse_book
-from tests.priced_usage import EPOCH, NOVEMBER, book, document
+from core.rating import Rated, rate
+from tests.priced_usage import EPOCH, NOVEMBER, PRO, book, document, usage
 
 CORE = Path(__file__).parents[2] / "core"
 
@@ -94,6 +96,24 @@ def test_a_document_that_cannot_be_used_names_the_place(
     with pytest.raises(BookError) as refused:
         parse_book(document(**changes), version=1, effective_from=EPOCH)
     assert complaint in str(refused.value)
+
+
+def test_the_documents_example_is_a_book_with_the_figures_it_gives() -> None:
+    text = (CORE.parent / "docs" / "pricing.md").read_text(encoding="utf-8")
+    example = json.loads(text.split("```json\n")[1].split("```")[0])
+    prices = PriceHistory([parse_book(example, version=1, effective_from=EPOCH)])
+    events = [
+        (usage("large-latest", input=1000, cache_read=800), 400 + 160),
+        (usage("acme/large", input=200_001), 800_004),
+        (usage("acme/large", input=1000, time=datetime(2026, 5, 31, tzinfo=UTC)), 3000),
+        (usage("acme/small", output=200), 1_000_000),
+        (usage(action="scheduled_task", quantity=3), 1500),
+        (usage(action="health_check"), 0),
+    ]
+    for event, micro in events:
+        answer = rate(event, prices, PRO)
+        assert isinstance(answer, Rated), answer
+        assert answer.rated_micro == micro
 
 
 def _found(prices: PriceBook, provider: str, model: str) -> str | None:
