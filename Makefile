@@ -59,7 +59,7 @@ docs: install ## write the tables in docs/ anew from the code
 # Two files: everything for a clone, and what the image of the stages needs, at the same versions.
 lock: install ## write requirements.lock and requirements-image.lock anew from pyproject.toml
 	@"$(BIN)/uv" pip compile pyproject.toml $(LOCKED) --all-extras --group dev -o requirements.lock
-	@"$(BIN)/uv" pip compile pyproject.toml $(LOCKED) --extra server --group build -c requirements.lock -o requirements-image.lock
+	@"$(BIN)/uv" pip compile pyproject.toml $(LOCKED) --extra server --group build --group image -c requirements.lock -o requirements-image.lock
 
 clean: ## stop the local stack and remove it with its data, .venv and every cache
 	@if test -x "$(BIN)/tollgate"; then "$(BIN)/tollgate" down; fi
