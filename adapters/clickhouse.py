@@ -89,8 +89,10 @@ def answers() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
+    """What ClickHouse said, without what the client and the server put around it."""
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:500]
+    said = text.partition("DB::Exception: ")[2] or text
+    return said.partition(" (version ")[0].splitlines()[0][:500]
 
 
 def connect(settings: Settings, *, database: str | None = None) -> Client:
@@ -132,6 +134,22 @@ def insert_csv(client: Client, *, table: str, columns: list[str], data: bytes, t
             settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
             fmt="CSV",
         )
+
+
+def read_only_answer(
+    settings: Settings, sql: str, form: str, options: Mapping[str, str | int]
+) -> bytes:
+    """The answer to one statement, in the output format `form` unless it names its own.
+
+    A statement that would change anything is refused by ClickHouse. Raises Refused or Unreachable.
+    """
+    with closing(connect(settings)) as client, answers():
+        answer: bytes = client.raw_query(
+            sql,
+            settings={**options, "readonly": 2},
+            transport_settings={"X-ClickHouse-Format": form},
+        )
+    return answer
 
 
 def migrate(settings: Settings) -> list[str]:

@@ -180,8 +180,19 @@ SELECT count(*) FROM ship_range WHERE generation = $1 AND done_at IS NOT NULL
 -- $1 the new generation.
 WITH raised AS (
     UPDATE deployment SET value = $1::integer::text WHERE name = 'clickhouse_generation'
+), noted AS (
+    INSERT INTO deployment (name, value) VALUES ('clickhouse_rebuild', $1::integer::text)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value
 )
 UPDATE ship_range SET done_at = now() WHERE done_at IS NULL
+
+-- name: unfinished_rebuild
+-- The generation of a rebuild that did not reach its end; no row: there is none.
+SELECT value::integer FROM deployment WHERE name = 'clickhouse_rebuild'
+
+-- name: finish_rebuild
+-- Idempotent.
+DELETE FROM deployment WHERE name = 'clickhouse_rebuild'
 
 -- name: lock_rebuild
 -- One rebuild at a time; lasts as long as the connection. Waits for lock_timeout, then fails.
