@@ -31,6 +31,8 @@ FETCH_BYTES_MAX = 16 * 1024 * 1024
 PARTITION_FETCH_BYTES_MAX = 1024 * 1024
 GRACEFUL_SECONDS_MAX = 25.0
 RESUME_SECONDS_MAX = 40.0
+# aiokafka's five minutes would leave new partitions unread for as long.
+METADATA_AGE_MS_MAX = 15_000
 
 ReadPositions = Callable[[Mapping[int, int]], Awaitable[dict[int, Position]]]
 CheckLog = Callable[[Mapping[int, Position]], Awaitable[None]]
@@ -44,6 +46,7 @@ def open_broker(settings: Settings, stage: str) -> KafkaBroker:
         client_id=f"tollgate-{stage}",
         consumer_only=True,
         allow_auto_create_topics=False,
+        metadata_max_age_ms=METADATA_AGE_MS_MAX,
         graceful_timeout=GRACEFUL_SECONDS_MAX,
         logger=log,
         log_level=logging.DEBUG,
@@ -83,7 +86,9 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
         self._sought: set[TopicPartition] = set()
         self.subscriber: BatchSubscriber | None = None
         self.joined = False
+        self.epoch = 0
         self.next: dict[TopicPartition, int] = {}
+        self._anchors: dict[TopicPartition, Position] = {}
         self.busy = asyncio.Lock()
 
     @property
@@ -103,6 +108,7 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
         async with self.busy:
             for partition in revoked:
                 self.next.pop(partition, None)
+                self._anchors.pop(partition, None)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         """Checks each partition against PostgreSQL and seeks to where that stands.
@@ -134,18 +140,36 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
         for tp in partitions:
             check_log(tp, stands[tp.partition], beginnings[tp], ends[tp])
         await self._check_last_records(stands)
+        epochs = {position.epoch for position in stands.values()}
+        if len(epochs) != 1:
+            raise Halt("epoch", f"partitions of one topic are in different epochs: {epochs}")
+        self.epoch = epochs.pop()
         for tp in partitions:
-            next_offset = stands[tp.partition].next_offset
-            consumer.seek(tp, next_offset)
-            self.next[tp] = next_offset
+            position = stands[tp.partition]
+            consumer.seek(tp, position.next_offset)
+            self.next[tp] = position.next_offset
+            if position.last_digest is not None:
+                self._anchors.setdefault(tp, position)
+
+    def applied(self, runs: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+        """The runs are committed: the next records come after them."""
+        for tp, run in runs.items():
+            last = run[-1]
+            self.next[tp] = last.offset + 1
+            if tp not in self._anchors:
+                digest = zlib.crc32(last.value or b"")
+                self._anchors[tp] = Position(self.epoch, last.offset + 1, 0, digest)
 
     async def check(self) -> None:
         """Looks whether the topic is still the one that was applied; raises Halt when it is not.
 
-        Needs no lock: what was applied before a position was read stays in the log below it.
+        Needs no lock: what was applied before a position was read stays in the log below it. The
+        anchors, older records, tell when a new log was filled beyond our position at once.
         """
         owned = {tp.partition: 0 for tp in self.next}
         if owned:
+            anchors = {tp.partition: position for tp, position in self._anchors.items()}
+            await self._check_last_records(anchors)
             await self._check_last_records(await self._read_positions(owned))
 
     async def lag(self) -> dict[TopicPartition, int]:
@@ -174,6 +198,9 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
             if run[0].offset == expected and run[-1].offset - expected + 1 == len(run):
                 runs[tp] = run
                 self._sought.discard(tp)
+            elif tp in self._sought and run[0].offset < expected:
+                found = f"it goes on at {run[0].offset}"
+                raise Halt("epoch", epoch_message(tp, found, expected))
             elif tp in self._sought:
                 raise Halt("gap", gap_message(tp, expected, run[0].offset))
             else:
@@ -253,7 +280,9 @@ class LastRecords:
         ends = await consumer.end_offsets(list(digests))
         waiting = set()
         for tp, position in digests.items():
-            check_log(tp, position, beginnings[tp], ends[tp])
+            if ends[tp] < position.next_offset:
+                found = f"it ends at {ends[tp]}"
+                raise Halt("epoch", epoch_message(tp, found, position.next_offset))
             if beginnings[tp] < position.next_offset:
                 consumer.seek(tp, position.next_offset - 1)
                 waiting.add(tp)

@@ -91,25 +91,26 @@ class BatchTransaction:
         self._topic = topic
         self.epoch = 0
         self.accounts_created = 0
+        self.moved = False
 
     @property
     def connection(self) -> Connection:
         """For reads that belong into this transaction."""
         return self._connection
 
-    async def lock_positions(self, spans: Sequence[Span]) -> list[Span]:
+    async def lock_positions(self, spans: Sequence[Span], epoch: int) -> list[Span]:
         """Fences: returns the spans that start exactly where PostgreSQL stands.
 
         A span that was applied already (the reply to an earlier COMMIT was lost) is left out.
-        Raises PositionMoved for anything else.
+        Raises PositionMoved for anything else, another epoch of the topic included.
         """
         partitions = [span.partition for span in spans]
         rows = await self._connection.fetch(SQL.lock_positions, self._topic, partitions)
         stands = {row["partition"]: row["next_offset"] for row in rows}
         epochs = {row["epoch"] for row in rows}
-        if len(stands) != len(spans) or len(epochs) != 1:
-            raise PositionMoved(f"{self._topic}: no single epoch for partitions {partitions}")
-        self.epoch = epochs.pop()
+        if len(stands) != len(spans) or epochs != {epoch}:
+            raise PositionMoved(f"{self._topic} is in epoch {sorted(epochs)}, not {epoch}")
+        self.epoch = epoch
         todo = []
         for span in spans:
             next_offset = stands[span.partition]
@@ -200,6 +201,7 @@ class BatchTransaction:
         await self._connection.execute(
             SQL.book_outcomes, batch_id, self._topic, self.epoch, *_columns(booked)
         )
+        self.moved = True
         moved = [(o.span.partition, o.span.to_offset, o.span.digest) for o in outcomes]
         await self._connection.execute(SQL.move_positions, self._topic, *_columns(moved))
 
@@ -244,9 +246,12 @@ class Ledger:
             self._pool.acquire(timeout=10) as connection,
             connection.transaction(isolation="read_committed"),
         ):
-            yield BatchTransaction(connection, self._topic)
-            reached("before_commit")
-        reached("after_commit")
+            transaction = BatchTransaction(connection, self._topic)
+            yield transaction
+            if transaction.moved:
+                reached("before_commit")
+        if transaction.moved:
+            reached("after_commit")
 
     async def positions(self, first_offsets: Mapping[int, int]) -> dict[int, Position]:
         """Where each partition stands; one never seen before is opened at the offset given."""

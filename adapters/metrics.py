@@ -103,7 +103,7 @@ LOOP_STALL = Metric(
     Kind.GAUGE,
     (),
     "seconds",
-    "longest time that the event loop was busy without a pause, since the start",
+    "longest time that the event loop computed without a pause, since the start",
 )
 SHIPPED_ROWS = Metric(
     "tollgate_shipped_rows", Kind.COUNTER, ("stream",), "rows", "ledger rows ClickHouse acked"

@@ -6,6 +6,7 @@ process. The position in PostgreSQL is moved by `apply` itself, in its own trans
 committed offsets are for monitoring.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -19,6 +20,8 @@ from adapters.ledger import PositionMoved
 from adapters.postgres import POISON, TRANSIENT
 
 log = structlog.get_logger()
+
+COMMIT_SECONDS_MAX = 2.0
 
 Runs = dict[TopicPartition, list[ConsumerRecord]]
 
@@ -68,8 +71,7 @@ class BatchLoop:
                     log.warning("another worker moved the stream", position=str(moved))
                     await self._where.resume([tp for tp in runs if tp in self._where.next])
                     return
-                for tp, run in runs.items():
-                    self._where.next[tp] = run[-1].offset + 1
+                self._where.applied(runs)
         except Exception as error:  # noqa: BLE001 - handed to stop(), which ends the process
             self.stop(error)
             return
@@ -77,22 +79,25 @@ class BatchLoop:
 
     async def _apply_with_retries(self, runs: Runs) -> None:
         try:
-            async for attempt in stamina.retry_context(
-                on=TRANSIENT,
-                attempts=None,
-                timeout=self._retry_seconds_max,
-                wait_initial=0.1,
-                wait_max=5.0,
-            ):
-                with attempt:
-                    await self._once(runs, attempt.num)
+            await self._patiently(runs)
         except POISON as error:
             log.warning("a batch was refused, looking for the record", error=repr(error))
             await self._isolate(runs)
 
-    async def _once(self, runs: Runs, attempt: int) -> None:
+    async def _patiently(self, runs: Runs, *, unprocessable: bool = False) -> None:
+        async for attempt in stamina.retry_context(
+            on=TRANSIENT,
+            attempts=None,
+            timeout=self._retry_seconds_max,
+            wait_initial=0.1,
+            wait_max=5.0,
+        ):
+            with attempt:
+                await self._once(runs, attempt.num, unprocessable=unprocessable)
+
+    async def _once(self, runs: Runs, attempt: int, *, unprocessable: bool) -> None:
         try:
-            await self._apply(runs)
+            await self._apply(runs, unprocessable=unprocessable)
         except TRANSIENT as error:
             log.warning("a batch failed and is tried again", attempt=attempt, error=repr(error))
             self._on_retry(type(error).__name__)
@@ -101,11 +106,11 @@ class BatchLoop:
     async def _isolate(self, runs: Runs) -> None:
         """Applies halves until the record that PostgreSQL refuses stands alone: a dead letter."""
         if sum(map(len, runs.values())) == 1:
-            await self._apply(runs, unprocessable=True)
+            await self._patiently(runs, unprocessable=True)
             return
         for half in halves(runs):
             try:
-                await self._apply(half)
+                await self._patiently(half)
             except POISON:
                 await self._isolate(half)
 
@@ -113,8 +118,9 @@ class BatchLoop:
         """Tells Kafka how far we are, for `kafka-consumer-groups` and the like; may fail."""
         consumer: AIOKafkaConsumer = self._where.consumer
         try:
-            await consumer.commit({tp: run[-1].offset + 1 for tp, run in runs.items()})
-        except KafkaError as error:
+            async with asyncio.timeout(COMMIT_SECONDS_MAX):
+                await consumer.commit({tp: run[-1].offset + 1 for tp, run in runs.items()})
+        except (KafkaError, TimeoutError) as error:
             log.info("offsets not committed: the position in PostgreSQL counts", error=repr(error))
 
 

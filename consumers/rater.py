@@ -52,7 +52,24 @@ class DeadLetterCap:
         self._dead = 0
 
     def check(self, records: int, reasons: Counter[str]) -> None:
-        """Takes in a batch that is about to be booked; raises Halt instead of letting it be."""
+        """Looks at a batch that is about to be booked; raises Halt instead of letting it be."""
+        all_records, all_dead = self._records + records, self._dead + sum(reasons.values())
+        for old_records, old_dead in self._latest:
+            if all_records - old_records < self._window_records:
+                break
+            all_records -= old_records
+            all_dead -= old_dead
+        if all_records >= self._window_records and all_dead > self._share_max * all_records:
+            common = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+            raise Halt(
+                "dead_letters",
+                f"{all_dead} of the last {all_records} records are dead letters ({common}); "
+                "nothing of this batch is booked. Look for a wrong price book, producer or "
+                "release; raise TOLLGATE_DEAD_LETTER_SHARE_MAX to go on",
+            )
+
+    def booked(self, records: int, reasons: Counter[str]) -> None:
+        """Counts a batch that was committed, so that a retried one counts once."""
         dead = sum(reasons.values())
         self._latest.append((records, dead))
         self._records += records
@@ -61,14 +78,6 @@ class DeadLetterCap:
             old_records, old_dead = self._latest.popleft()
             self._records -= old_records
             self._dead -= old_dead
-        if self._records >= self._window_records and self._dead > self._share_max * self._records:
-            common = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
-            raise Halt(
-                "dead_letters",
-                f"{self._dead} of the last {self._records} records are dead letters ({common}); "
-                "nothing of this batch is booked. Look for a wrong price book, producer or "
-                "release; raise TOLLGATE_DEAD_LETTER_SHARE_MAX to go on",
-            )
 
 
 class Rater:
@@ -90,7 +99,7 @@ class Rater:
             else None
         )
 
-    async def apply(self, runs: Runs, *, unprocessable: bool = False) -> BatchFigures:
+    async def apply(self, runs: Runs, *, epoch: int, unprocessable: bool = False) -> BatchFigures:
         """Applies the runs in one transaction. Idempotent: applied records change nothing.
 
         Raises PositionMoved when another worker owns a partition now, and Halt at a cap.
@@ -101,7 +110,7 @@ class Rater:
         entries, dead = await self._read(records, unprocessable=unprocessable)
         ratings = await self._rate(entries)
         async with self._ledger.transaction() as transaction:
-            todo = {span.partition for span in await transaction.lock_positions(spans)}
+            todo = {span.partition for span in await transaction.lock_positions(spans, epoch)}
             if len(todo) < len(spans):
                 spans = [span for span in spans if span.partition in todo]
                 kept = [n for n, entry in enumerate(entries) if entry.record.partition in todo]
@@ -110,11 +119,13 @@ class Rater:
             verdict = await self._judge(transaction, entries, ratings)
             verdict.dead += dead
             reasons = Counter(item.rejected.reason.value for item in verdict.dead)
-            self._cap.check(sum(span.to_offset - span.from_offset for span in spans), reasons)
+            total = sum(span.to_offset - span.from_offset for span in spans)
+            self._cap.check(total, reasons)
             if spans:
                 batch_id = await transaction.next_batch_id()
                 await transaction.post(verdict.charges, batch_id)
                 await transaction.book(batch_id, _outcomes(spans, verdict), verdict.dead)
+        self._cap.booked(total, reasons)
         return BatchFigures(
             seconds=time.perf_counter() - began,
             charged=len(verdict.charges),

@@ -62,7 +62,8 @@ class Desk:
         self, *values: dict[str, Any] | bytes, first: int = 0, partition: int = 0
     ) -> BatchFigures:
         """Applies the values as one batch."""
-        return await self.rater.apply(self.runs(*values, first=first, partition=partition))
+        runs = self.runs(*values, first=first, partition=partition)
+        return await self.rater.apply(runs, epoch=1)
 
     async def value(self, statement: str, *args: object) -> Any:
         """One value from the database."""

@@ -1,6 +1,7 @@
 """What one batch does to the ledger, on real PostgreSQL."""
 
 import asyncio
+import functools
 import json
 from datetime import datetime, timedelta
 
@@ -60,6 +61,8 @@ async def test_a_batch_that_overlaps_what_is_applied_is_refused_whole(settings: 
             await bench.apply(usage("e2"), usage("e3"), first=1)
         with pytest.raises(PositionMoved):
             await bench.apply(usage("e9"), first=7)
+        with pytest.raises(PositionMoved, match="epoch"):
+            await bench.rater.apply(bench.runs(usage("e3"), first=2), epoch=2)
         assert await bench.state() == before
 
 
@@ -234,7 +237,8 @@ async def test_a_record_that_postgresql_refuses_is_found_and_the_rest_flows(
         )
         events = [usage(f"e{n}") for n in range(7)]
         events[place] = usage("evil")
-        loop = BatchLoop(None, bench.rater.apply, print, 5.0, print)  # type: ignore[arg-type]
+        apply = functools.partial(bench.rater.apply, epoch=1)
+        loop = BatchLoop(None, apply, print, 5.0, print)  # type: ignore[arg-type]
         await loop._apply_with_retries(bench.runs(*events))
         assert await bench.value("SELECT count(*) FROM charge") == 6
         row = await bench.connection.fetchrow('SELECT reason, "offset" FROM dead_letter')
