@@ -31,7 +31,7 @@ async def load_history(connection: Connection) -> PriceHistory:
         try:
             if catalog_digest not in catalogs:
                 text = await connection.fetchval(_SQL.catalog, version)
-                # In a thread: it takes a third of a second, for which no event loop may stand still.
+                # In a thread: no event loop may stand still for a third of a second.
                 catalogs[catalog_digest] = await asyncio.to_thread(_read_catalog, text)
             book = parse_book(
                 json.loads(row["document"]),
