@@ -15,6 +15,7 @@ from stack.ports import HOST
 from stack.process import Launch
 
 OWNER = "tollgate"
+CREATE = b"CREATE DATABASE tollgate\n"
 SOCKET_PATH_MAX = 103  # bytes that fit sockaddr_un, with the final zero
 
 # fsync and synchronous_commit stay on: the promise of the ledger is tested on them.
@@ -106,7 +107,7 @@ def _create(binaries: Path, data: Path, user_id: int | None) -> None:
     command += ["--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
     _run(command, user_id)
     single = [str(binaries / "postgres"), "--single", "-D", str(data), "postgres"]
-    _run(single, user_id, statement=f"CREATE DATABASE {OWNER}\n".encode())
+    _run(single, user_id, statement=CREATE)
 
 
 def _run(

@@ -2,24 +2,29 @@
 
 import re
 
-# Which codes are the client's doing, as `exceptionCodeToHTTPStatus` in ClickHouse's source says.
+# `exceptionCodeToHTTPStatus` in ClickHouse's source; the numbers are its `errorCodeToName`'s.
+# CANNOT_PARSE_..., ..._AST, SYNTAX_ERROR, TYPE_MISMATCH and their like: the request is wrong.
 _BAD_REQUEST = frozenset(
-    {6, 7, 8, 12, 26, 27, 36, 38, 41, 44, 53, 62, 69, 72, 117, 167, 168, 171, 181, 190, 321, 427}
+    {6, 8, 15, 25, 26, 27, 36, 37, 38, 41, 44, 53, 62, 72, 117, 123, 167, 168, 223}
+    | {321, 376, 427, 441, 675, 676}
 )
-_NOT_FOUND = frozenset({46, 47, 50, 56, 60, 63, 73, 78, 80, 81, 115, 139, 336})
+# UNKNOWN_TABLE, UNKNOWN_FUNCTION, UNKNOWN_SETTING and their like.
+_NOT_FOUND = frozenset({46, 47, 50, 56, 60, 63, 73, 78, 81, 115, 152, 336, 511})
 _STATUS = {
     48: 501,  # NOT_IMPLEMENTED
-    62: 400,
     76: 503,  # CANNOT_OPEN_FILE
     159: 408,  # TIMEOUT_EXCEEDED
     192: 403,  # UNKNOWN_USER
     193: 403,  # WRONG_PASSWORD
     194: 401,  # REQUIRED_PASSWORD
     209: 503,  # SOCKET_TIMEOUT
-    223: 413,  # QUERY_IS_TOO_LARGE
+    229: 413,  # QUERY_IS_TOO_LARGE
     381: 411,  # HTTP_LENGTH_REQUIRED
     439: 503,  # CANNOT_SCHEDULE_TASK
+    497: 403,  # ACCESS_DENIED
+    512: 403,  # SET_NON_GRANTED_ROLE
     516: 403,  # AUTHENTICATION_FAILED
+    779: 415,  # UNSUPPORTED_MEDIA_TYPE
 }
 _CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
 

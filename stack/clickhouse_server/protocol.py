@@ -155,7 +155,7 @@ def _session(parameters: Mapping[str, str]) -> SessionRequest | None:
     try:
         seconds = float(parameters.get("session_timeout") or SESSION_SECONDS_DEFAULT)
     except ValueError:
-        raise error(69, "ARGUMENT_OUT_OF_BOUND", "Invalid session timeout") from None
+        raise error(374, "INVALID_SESSION_TIMEOUT", "Invalid session timeout") from None
     must_exist = parameters.get("session_check", "0") == "1"
     return SessionRequest(name, min(seconds, SESSION_SECONDS_MAX), must_exist)
 

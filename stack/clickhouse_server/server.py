@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _require_size(self, length: int) -> None:
         if not 0 <= length <= BODY_BYTES_MAX:
             self.close_connection = True
-            raise error(223, "QUERY_IS_TOO_LARGE", f"The body is over {BODY_BYTES_MAX} bytes.")
+            raise error(229, "QUERY_IS_TOO_LARGE", f"The body is over {BODY_BYTES_MAX} bytes.")
 
     def _send_error(self, failure: EngineError, query_id: str) -> None:
         text = str(failure).rstrip()

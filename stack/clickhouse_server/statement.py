@@ -93,7 +93,7 @@ def _output_format(text: bytes) -> str | None:
         if previous == b"FORMAT":
             found = text[word.start : word.end].decode()
         if (previous, word.upper) == (b"INTO", b"OUTFILE"):
-            raise error(301, "INTO_OUTFILE_NOT_ALLOWED", "INTO OUTFILE is not allowed")
+            raise error(358, "INTO_OUTFILE_NOT_ALLOWED", "INTO OUTFILE is not allowed")
         previous = word.upper
     return found
 
