@@ -105,6 +105,7 @@ def test_the_documents_example_is_a_book_with_the_figures_it_gives() -> None:
     events = [
         (usage("large-latest", input=1000, cache_read=800), 400 + 160),
         (usage("acme/large", input=200_001), 800_004),
+        (usage("acme/large", input=200_001, cache_read=200_001), 40_000),
         (usage("acme/large", input=1000, time=datetime(2026, 5, 31, tzinfo=UTC)), 3000),
         (usage("acme/small", output=200), 1_000_000),
         (usage(action="scheduled_task", quantity=3), 1500),
@@ -144,6 +145,7 @@ def _found(prices: PriceBook, provider: str, model: str) -> str | None:
         ("vllm", "gpt-4o", None),
         ("anthropic", "gpt-4o", None),
         ("anthropic", "openai/gpt-4o", None),
+        ("azure", "openai/gpt-4o", None),
         ("", "gpt4all", None),
     ],
 )
@@ -151,6 +153,28 @@ def test_a_model_is_found_by_any_name_apps_send(
     provider: str, model: str, rule: str | None
 ) -> None:
     assert _found(book(), provider, model) == (rule and f"model:{rule}")
+
+
+@pytest.mark.parametrize(
+    ("rules", "name", "found"),
+    [
+        ([{"equals": "fox-1"}, {"contains": "fox"}], "fox-1", 0),
+        ([{"contains": "fox"}, {"equals": "fox-1"}], "fox-1", 0),
+        ([{"equals": "Fox-1"}, {"equals": "fox-1"}], "FOX-1", 0),
+        ([{"starts_with": "fox"}, {"ends_with": "fox"}], "redfox", 1),
+        ([{"or": [{"equals": "fox"}, {"regex": "^f.x-[0-9]$"}]}], "fix-2", 0),
+        ([{"or": [{"contains": "ox"}, {"contains": "ix"}]}], "fix", 0),
+        ([{"and": [{"starts_with": "f"}, {"or": [{"equals": "fox"}]}]}], "fox", 0),
+        ([{"and": [{"starts_with": "f"}, {"equals": "fox"}]}], "fix", None),
+    ],
+)
+def test_the_first_rule_of_the_catalog_that_matches_wins(
+    rules: list[dict[str, Any]], name: str, found: int | None
+) -> None:
+    models = [_row(model=str(number), match=rule) for number, rule in enumerate(rules)]
+    catalog = {"source": "s", "providers": [{"provider": "acme", "models": models}]}
+    expected = None if found is None else f"model:acme/{found}"
+    assert _found(book(catalog=catalog), "acme", name) == expected
 
 
 def test_a_row_of_the_book_wins_over_the_catalog_under_every_name() -> None:
@@ -187,7 +211,7 @@ def test_names_from_strangers_do_not_fill_the_memory() -> None:
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 2 * 2**20
+    assert held < 2**20
     assert _found(prices, "", "gpt-4o") == "model:openai/gpt-4o"
 
 

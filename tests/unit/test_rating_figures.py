@@ -186,6 +186,19 @@ def test_a_long_context_costs_more_for_the_whole_request(tokens: int, micro: int
     assert _micro(usage("claude-sonnet-4-5", input=tokens), PRO) == micro
 
 
+def test_the_highest_step_that_the_input_exceeds_holds() -> None:
+    steps = [
+        {"tokens": tokens, "usd_per_mtok": {"input": price}}
+        for tokens, price in ((10, "2"), (20, "3"))
+    ]
+    row = {"prices": [{"usd_per_mtok": {"input": "1"}, "above_input_tokens": steps}]}
+    for written in (row, {"prices": [row["prices"][0] | {"above_input_tokens": steps[::-1]}]}):
+        prices = history(models={"acme/steps": written})
+        for tokens, micro in ((10, 10), (11, 22), (20, 40), (21, 63)):
+            event = usage("steps", provider="acme", input=tokens)
+            assert _micro(event, PRO, prices) == micro
+
+
 def test_a_request_fee_is_charged_for_each_request() -> None:
     row = {
         "acme/search": {"prices": [{"usd_per_mtok": {"input": "1"}, "usd_per_request": "0.014"}]}
