@@ -33,8 +33,8 @@ WITH fresh AS (
     SELECT account_id, 'welcome', 'rater', $2, $2 FROM fresh
     RETURNING grant_id, account_id
 )
-INSERT INTO credit_transaction (account_id, type, amount_micro, balance_after_micro, grant_id, actor,
-                                reason)
+INSERT INTO credit_transaction (account_id, type, amount_micro, balance_after_micro,
+                                grant_id, actor, reason)
 SELECT account_id, 'WELCOME', $2, $2, grant_id, 'rater', 'welcome, "friend"' FROM given
 """
 
@@ -51,7 +51,7 @@ WITH planned AS (
     SELECT n, n % $2::int AS a, (n % $2::int) % $3::int AS partition,
            (SELECT count(*) FROM charge) + n AS number,
            CASE WHEN n % $2::int % 5 = 4 THEN 0 ELSE 1 + n * 7919 % 5000 END::bigint AS amount_micro
-    FROM generate_series(0, $1::int - 1) AS n
+    FROM generate_series(0, $1::bigint - 1) AS n
 )
 INSERT INTO charge (account_id, event_id, partition, epoch, "offset", occurred_at, payload_hash,
     price_version, rule, rated_micro, amount_micro, balance_after_micro, tier, demo, source, action,
@@ -66,7 +66,8 @@ SELECT 'account ' || a, 'event-' || number, planned.partition, $4,
        account.balance_micro - sum(amount_micro) OVER (PARTITION BY a ORDER BY n),
        account.tier, account.demo, 'app/chat', 'ai_completion', 'openai',
        (ARRAY['gpt-4o', 'o3', 'a "quoted", model', ''])[1 + n % 4], 'balanced',
-       n % 3000, n % 7, n % 3, n % 500, n % 11, CASE n % 3 WHEN 0 THEN '{"audio_input":3}' ELSE '' END,
+       n % 3000, n % 7, n % 3, n % 500, n % 11,
+       CASE n % 3 WHEN 0 THEN '{"audio_input":3}' ELSE '' END,
        1, n % 4 = 1, CASE n % 2 WHEN 0 THEN 'hold-' || n END, ' resource/' || n,
        CASE n % 2 WHEN 0 THEN '{"team":"a, \\"b\\""}' ELSE '' END
 FROM planned
@@ -89,7 +90,8 @@ WITH posted AS (
     WHERE credit_grant.account_id = spent.account_id AND source = 'welcome' AND micro > 0
     RETURNING grant_id, micro
 ), drawn AS (
-    INSERT INTO grant_draw (grant_id, cause, amount_micro) SELECT grant_id, 'batch:1', micro FROM burned
+    INSERT INTO grant_draw (grant_id, cause, amount_micro)
+    SELECT grant_id, 'batch:1', micro FROM burned
 ), per_partition AS (
     SELECT partition, epoch, min("offset") AS from_offset, max("offset") + 1 AS to_offset,
            count(*)::int AS charged
@@ -134,5 +136,17 @@ async def plant(settings: Settings, batch: Batch) -> None:
                 topic,
             )
             await connection.execute(_BOOK, topic)
+    finally:
+        await connection.close()
+
+
+async def run_sql(settings: Settings, *statements: str) -> None:
+    """Runs statements in one transaction without the triggers: plants what must not be."""
+    connection = await connect(settings)
+    try:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL session_replication_role = replica")
+            for statement in statements:
+                await connection.execute(statement)
     finally:
         await connection.close()

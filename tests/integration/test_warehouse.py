@@ -3,9 +3,6 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import pytest
 from clickhouse_connect.driver.client import Client
@@ -13,16 +10,11 @@ from clickhouse_connect.driver.client import Client
 from adapters import clickhouse
 from adapters.clickhouse import insert_csv
 from adapters.clickhouse_tables import read_tables, weak_tables
-from adapters.copy import Copy
 from adapters.failures import Halt
-from adapters.metrics import Metrics
-from adapters.postgres import open_pool
-from adapters.ranges import Ranges
 from adapters.settings import Settings
-from consumers.progress import Progress
-from consumers.warehouse import Warehouse
 from core.ranges import Stream, token
-from tests.planted_ledger import Batch, connect, plant, topic_of
+from tests.planted_ledger import Batch, connect, plant
+from tests.shipping import ask, assert_copied_exactly, bench
 
 FAULTS = (
     "before_intent",
@@ -32,79 +24,6 @@ FAULTS = (
     "before_mark",
     "after_mark",
 )
-
-
-@dataclass
-class Bench:
-    """What a test of shipping works with."""
-
-    settings: Settings
-    ranges: Ranges
-    copy: Copy
-
-    async def drain(self) -> int:
-        """Ships until nothing waits; returns the number of ranges."""
-        await self.copy.agree()
-        done = 0
-        for stream in Stream:
-            while await self.copy.ship_next(stream) is not None:
-                done += 1
-        return done
-
-
-@asynccontextmanager
-async def bench(settings: Settings, rows_max: int = 100_000) -> AsyncIterator[Bench]:
-    async with open_pool(settings, application_name="tests", size=4) as pool:
-        ranges = Ranges(pool, topic=topic_of(settings), rows_max=rows_max)
-        yield Bench(settings, ranges, Copy(settings, ranges))
-
-
-def ask(settings: Settings, sql: str) -> list[tuple[object, ...]]:
-    with clickhouse.connect(settings) as client:
-        return [tuple(row) for row in client.query(sql).result_rows]
-
-
-COLUMNS = """account_id, event_id, partition, epoch, "offset", payload_hash, price_version, rule,
-rated_micro, amount_micro, balance_after_micro, tier, demo, source, action, provider, model,
-power_level, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-other_meters, quantity, own_key, hold_id, resource_id, attributes"""
-CLICKHOUSE_TIMES = "toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(posted_at)"
-POSTGRES_TIMES = "(extract(epoch FROM occurred_at) * 1000000)::bigint, (extract(epoch FROM posted_at) * 1000000)::bigint"  # noqa: E501
-
-
-async def assert_copied_exactly(settings: Settings) -> int:
-    """Every column of every row is equal, no row is there twice, roll-ups agree; returns the rows."""
-    connection = await connect(settings)
-    ledger = await connection.fetch(
-        f"SELECT {COLUMNS}, {POSTGRES_TIMES} FROM charge ORDER BY account_id, event_id"  # noqa: S608
-    )
-    credits_there = await connection.fetch(
-        "SELECT transaction_id, account_id, type, amount_micro, reason, grant_id"
-        " FROM credit_transaction ORDER BY transaction_id"
-    )
-    await connection.close()
-    copied = ask(
-        settings,
-        f"SELECT {COLUMNS}, {CLICKHOUSE_TIMES} FROM charge ORDER BY account_id, event_id",  # noqa: S608
-    )
-    assert copied == [tuple(row) for row in ledger]
-    copied_credits = ask(
-        settings,
-        "SELECT transaction_id, account_id, type, amount_micro, reason, grant_id"
-        " FROM credit_transaction ORDER BY transaction_id",
-    )
-    assert copied_credits == [tuple(row) for row in credits_there]
-    assert rolled_up(settings) == ask(
-        settings,
-        "SELECT count(), sum(toInt128(amount_micro)), sum(toInt128(input_tokens)) FROM charge",
-    )
-    return len(ledger)
-
-
-def rolled_up(settings: Settings) -> list[tuple[object, ...]]:
-    return ask(
-        settings, "SELECT sum(events), sum(amount_micro), sum(input_tokens) FROM charge_by_day"
-    )
 
 
 async def test_every_column_arrives_as_it_is(settings: Settings) -> None:
@@ -182,15 +101,6 @@ async def test_a_crash_anywhere_loses_and_doubles_nothing(
     async with bench(settings) as at:
         await at.drain()
     assert await assert_copied_exactly(settings) == 7_000
-
-
-async def ship_twice(settings: Settings) -> None:
-    """Ships everything, then repeats every insert of every range, as a crash before its mark does."""
-    async with bench(settings, rows_max=300) as at:
-        await at.drain()
-        connection = await connect(settings)
-        await connection.execute("UPDATE ship_range SET done_at = NULL WHERE stream = 'charge'")
-        await connection.close()
 
 
 async def repeat_an_insert(settings: Settings) -> None:

@@ -1,0 +1,86 @@
+"""Shipping by hand, and the proof that the copy is exact, for tests of the warehouse."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from adapters import clickhouse
+from adapters.copy import Copy
+from adapters.postgres import open_pool
+from adapters.ranges import Ranges
+from adapters.settings import Settings
+from core.ranges import Stream
+from tests.planted_ledger import connect, topic_of
+
+
+@dataclass
+class Bench:
+    """What a test of shipping works with."""
+
+    settings: Settings
+    ranges: Ranges
+    copy: Copy
+
+    async def drain(self) -> int:
+        """Ships until nothing waits; returns the number of ranges."""
+        await self.copy.agree()
+        done = 0
+        for stream in Stream:
+            while await self.copy.ship_next(stream) is not None:
+                done += 1
+        return done
+
+
+@asynccontextmanager
+async def bench(settings: Settings, rows_max: int = 100_000) -> AsyncIterator[Bench]:
+    async with open_pool(settings, application_name="tests", size=4) as pool:
+        ranges = Ranges(pool, topic=topic_of(settings), rows_max=rows_max)
+        yield Bench(settings, ranges, Copy(settings, ranges))
+
+
+def ask(settings: Settings, sql: str) -> list[tuple[object, ...]]:
+    with clickhouse.connect(settings) as client:
+        return [tuple(row) for row in client.query(sql).result_rows]
+
+
+COLUMNS = """account_id, event_id, partition, epoch, "offset", payload_hash, price_version, rule,
+rated_micro, amount_micro, balance_after_micro, tier, demo, source, action, provider, model,
+power_level, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
+other_meters, quantity, own_key, hold_id, resource_id, attributes"""
+CLICKHOUSE_TIMES = "toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(posted_at)"
+POSTGRES_TIMES = "(extract(epoch FROM occurred_at) * 1000000)::bigint, (extract(epoch FROM posted_at) * 1000000)::bigint"  # noqa: E501
+
+
+async def assert_copied_exactly(settings: Settings) -> int:
+    """Every column of every row is equal, no row is there twice, roll-ups agree; returns rows."""
+    connection = await connect(settings)
+    ledger = await connection.fetch(
+        f"SELECT {COLUMNS}, {POSTGRES_TIMES} FROM charge ORDER BY account_id, event_id"  # noqa: S608
+    )
+    credits_there = await connection.fetch(
+        "SELECT transaction_id, account_id, type, amount_micro, reason, grant_id"
+        " FROM credit_transaction ORDER BY transaction_id"
+    )
+    await connection.close()
+    copied = ask(
+        settings,
+        f"SELECT {COLUMNS}, {CLICKHOUSE_TIMES} FROM charge ORDER BY account_id, event_id",  # noqa: S608
+    )
+    assert copied == [tuple(row) for row in ledger]
+    copied_credits = ask(
+        settings,
+        "SELECT transaction_id, account_id, type, amount_micro, reason, grant_id"
+        " FROM credit_transaction ORDER BY transaction_id",
+    )
+    assert copied_credits == [tuple(row) for row in credits_there]
+    assert rolled_up(settings) == ask(
+        settings,
+        "SELECT count(), sum(toInt128(amount_micro)), sum(toInt128(input_tokens)) FROM charge",
+    )
+    return len(ledger)
+
+
+def rolled_up(settings: Settings) -> list[tuple[object, ...]]:
+    return ask(
+        settings, "SELECT sum(events), sum(amount_micro), sum(input_tokens) FROM charge_by_day"
+    )
