@@ -21,7 +21,7 @@ SECRET_FIELDS = frozenset(
 )
 _REDACTED = "[redacted]"
 _SECRETS_IN_TEXT = (
-    (re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s:/@]*:)[^\s@]*@"), r"\1" + _REDACTED + "@"),
+    (re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s:/@]*:)\S*@"), r"\1" + _REDACTED + "@"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), r"\1 " + _REDACTED),
     (re.compile(r"(?i)\b(password|passwd|secret|token)=[^\s&]+"), r"\1=" + _REDACTED),
     (re.compile(r"\b(sk|pk|rk)-[A-Za-z0-9_-]{8,}"), r"\1-" + _REDACTED),
@@ -39,11 +39,12 @@ Entry = MutableMapping[str, Any]
 
 def redact_text(text: str) -> str:
     """The text without passwords, bearer tokens and API keys, cut to 2,000 characters."""
+    shown = text[: 4 * VALUE_CHARS_MAX]  # a secret that this cuts in two is cut away below
     for pattern, replacement in _SECRETS_IN_TEXT:
-        text = pattern.sub(replacement, text)
-    if len(text) <= VALUE_CHARS_MAX:
-        return text
-    return f"{text[:VALUE_CHARS_MAX]}... ({len(text)} characters)"
+        shown = pattern.sub(replacement, shown)
+    if len(shown) <= VALUE_CHARS_MAX:
+        return shown
+    return f"{shown[:VALUE_CHARS_MAX]}... (of {len(text)} characters)"
 
 
 def redact(_logger: object, _method: str, entry: Entry) -> Entry:

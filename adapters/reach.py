@@ -40,6 +40,8 @@ def address(settings: Settings) -> str:
 
 
 def _unreachable(settings: Settings, error: Exception) -> str:
+    if isinstance(error, asyncpg.InterfaceError):
+        return f"TOLLGATE_POSTGRES is no address that PostgreSQL can be reached at: {error}"
     if isinstance(error, asyncpg.PostgresError):
         return f"{address(settings)} refuses: {error}; check TOLLGATE_POSTGRES"
     return (

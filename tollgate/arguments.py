@@ -12,8 +12,8 @@ import typer
 
 from tollgate.output import MICRO
 
-_CREDITS = re.compile(r"(\d{1,12})(?:\.(\d{1,6}))?")
-_AGO = re.compile(r"(\d{1,5})([smhd])")
+_CREDITS = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?")
+_AGO = re.compile(r"([0-9]{1,5})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 

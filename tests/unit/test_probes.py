@@ -1,0 +1,137 @@
+"""Liveness that tells the truth about progress, and the watchdog that acts on it."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from adapters.failures import Failure
+from adapters.metrics import Metrics
+from adapters.settings import Settings
+from consumers.probes import serve_probes
+from consumers.progress import Progress
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def fetch(port: int, path: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_lag_without_a_finished_batch_is_not_alive() -> None:
+    progress = Progress(Settings(stalled_seconds_max=60))
+    now = time.monotonic()
+    progress.lag = 5
+    progress.tick()
+    assert progress.alive(now)
+    assert progress.idle_seconds(now + 61) > 60
+    assert progress.stall(now + 61) is not None
+
+
+def test_an_idle_hour_is_no_stall() -> None:
+    progress = Progress(Settings(stalled_seconds_max=0.05))
+    time.sleep(0.1)
+    assert progress.alive(time.monotonic())
+    progress.lag = 1
+    assert progress.alive(time.monotonic())
+    time.sleep(0.1)
+    assert not progress.alive(time.monotonic())
+
+
+def test_a_finished_batch_starts_the_clock_anew() -> None:
+    progress = Progress(Settings(stalled_seconds_max=0.05))
+    progress.lag = 1
+    time.sleep(0.1)
+    progress.batch_done(1)
+    assert progress.alive(time.monotonic())
+    assert progress.records == 1
+
+
+def test_an_event_loop_that_does_not_turn_is_not_alive() -> None:
+    progress = Progress(Settings(session_timeout_ms=6_000))
+    assert progress.alive(time.monotonic() + 1.9)
+    assert not progress.alive(time.monotonic() + 2.1)
+
+
+async def test_the_probes_answer_while_the_loop_is_blocked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os._exit", lambda _status: None)  # the watchdog sees the stall as well
+    settings = Settings(probe_port=free_port(), stalled_seconds_max=0.2)
+    progress, metrics = Progress(settings), Metrics("rater")
+
+    async with serve_probes(settings, "rater", progress, metrics):
+        assert (await asyncio.to_thread(fetch, settings.probe_port, "/healthz"))[0] == 200
+        assert (await asyncio.to_thread(fetch, settings.probe_port, "/readyz"))[0] == 503
+        progress.ready = True
+        status, body = fetch(settings.probe_port, "/readyz")  # blocks the loop on purpose
+        assert status == 200
+        assert json.loads(body)["stage"] == "rater"
+        status, body = fetch(settings.probe_port, "/metrics")
+        assert status == 200
+        assert b"tollgate_batch_seconds" in body
+        assert fetch(settings.probe_port, "/")[0] == 404
+        progress.lag = 1
+        progress._moved_at -= 0.3
+        assert fetch(settings.probe_port, "/healthz")[0] == 503
+        progress.batch_done(1)
+
+
+async def test_a_taken_port_is_one_clear_line() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        settings = Settings(probe_port=listener.getsockname()[1])
+        with pytest.raises(Failure, match="TOLLGATE_PROBE_PORT"):
+            async with serve_probes(settings, "rater", Progress(settings), Metrics("rater")):
+                pass
+
+
+BLOCKED = """
+import asyncio, time
+from adapters.settings import Settings
+from adapters.metrics import Metrics
+from consumers.probes import serve_probes
+from consumers.progress import Progress
+
+async def main():
+    settings = Settings(stalled_seconds_max={stalled}, session_timeout_ms=6000)
+    progress = Progress(settings)
+    progress.lag = {lag}
+    async with serve_probes(settings, "rater", progress, Metrics("rater")):
+        {work}
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("lag", "stalled", "work", "status"),
+    [
+        (1, 0.5, "await asyncio.sleep(20)", 70),
+        (0, 60, "time.sleep(20)", 70),
+        (0, 0.5, "await asyncio.sleep(2)", 0),
+    ],
+    ids=["work waits and nothing is finished", "the loop is blocked", "idle"],
+)
+def test_the_watchdog_ends_a_worker_that_hangs(
+    lag: int, stalled: float, work: str, status: int
+) -> None:
+    program = BLOCKED.format(lag=lag, stalled=stalled, work=work)
+    done = subprocess.run([sys.executable, "-c", program], timeout=15, check=False)
+    assert done.returncode == status
