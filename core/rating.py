@@ -118,7 +118,9 @@ def _named(refusal: Refusal, rule: str, book: PriceBook) -> Refusal:
 
 
 def _no_tier(tier: str, book: PriceBook) -> Refusal:
-    return Refusal(Reason.UNPRICED, f"price version {book.version} has no multiplier for tier {tier!r}")
+    return Refusal(
+        Reason.UNPRICED, f"price version {book.version} has no multiplier for tier {tier!r}"
+    )
 
 
 def _rejected(event: UsageEvent, refusal: Refusal) -> Rejected:
