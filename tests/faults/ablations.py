@@ -1,0 +1,167 @@
+"""Guards switched off, one each, in a worker process of a test. Never in the product.
+
+Each function puts in place of one guard what a careless implementation would do there.
+"""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+from aiokafka import ConsumerRecord, TopicPartition
+
+import adapters.copy
+import adapters.kafka
+import adapters.postgres
+import adapters.ranges
+import consumers.progress
+import consumers.rater
+from adapters.kafka import LastRecords, Positions
+from adapters.ledger import SQL, Account, BatchTransaction
+from adapters.ranges import Range, Ranges
+from core.ranges import Stream
+from core.rating import AccountFacts
+
+ABLATIONS: dict[str, Callable[[], None]] = {}
+
+
+def _guard(off: Callable[[], None]) -> Callable[[], None]:
+    ABLATIONS[off.__name__] = off
+    return off
+
+
+@_guard
+def fence() -> None:
+    """Positions are neither locked nor compared."""
+
+    async def lock_positions(
+        transaction: BatchTransaction, spans: Sequence[Any], epoch: int
+    ) -> list[Any]:
+        transaction.epoch = epoch
+        return list(spans)
+
+    BatchTransaction.lock_positions = lock_positions  # type: ignore[method-assign,assignment]
+
+
+@_guard
+def claim() -> None:
+    """Nobody asks whether an event was charged before."""
+
+    async def find_claims(_transaction: BatchTransaction, _entries: object) -> dict[int, int]:
+        return {}
+
+    BatchTransaction.find_claims = find_claims  # type: ignore[method-assign,assignment]
+
+
+@_guard
+def seek() -> None:
+    """The group's offsets in Kafka say where to begin."""
+
+    async def resume(where: Positions, partitions: Sequence[TopicPartition]) -> None:
+        stands = await where._read_positions({tp.partition: 0 for tp in partitions})
+        for tp in partitions:
+            where.next[tp] = stands[tp.partition].next_offset
+
+    def admit(
+        where: Positions, records: Sequence[ConsumerRecord]
+    ) -> dict[TopicPartition, list[ConsumerRecord]]:
+        runs = groupby(records, key=lambda record: TopicPartition(record.topic, record.partition))
+        return {tp: list(run) for tp, run in runs}
+
+    Positions.resume = resume  # type: ignore[method-assign]
+    Positions.admit = admit  # type: ignore[method-assign]
+
+
+@_guard
+def digest() -> None:
+    """The last applied record is not read again."""
+
+    async def check(_last: LastRecords, _positions: object, _seconds_max: float = 0) -> None:
+        return
+
+    LastRecords.check = check  # type: ignore[method-assign,assignment]
+
+
+@_guard
+def gap() -> None:
+    """A log that begins later, and records that do not continue, are taken as they are."""
+
+    def admit(
+        where: Positions, records: Sequence[ConsumerRecord]
+    ) -> dict[TopicPartition, list[ConsumerRecord]]:
+        runs = groupby(records, key=lambda record: TopicPartition(record.topic, record.partition))
+        return {tp: list(run) for tp, run in runs if tp in where.next}
+
+    adapters.kafka.check_log = lambda *_: None
+    Positions.admit = admit  # type: ignore[method-assign]
+
+
+@_guard
+def token() -> None:
+    """Every insert has a name of its own, a repeated one too."""
+    adapters.copy.token = lambda *_: uuid.uuid4().hex
+
+
+@_guard
+def intent() -> None:
+    """A range under way is forgotten, and a new one is cut: what waits now."""
+    open_range = Ranges.open
+
+    async def reopen(ranges: Ranges, stream: Stream) -> Range | None:
+        async with ranges._pool.acquire() as connection:
+            await connection.execute("DELETE FROM ship_range WHERE done_at IS NULL")
+        return await open_range(ranges, stream)
+
+    Ranges.open = reopen  # type: ignore[method-assign]
+
+
+@_guard
+def lock_order() -> None:
+    """Accounts are locked in any order."""
+
+    async def lock(transaction: BatchTransaction, account_ids: list[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for account_id in random.sample(account_ids, len(account_ids)):
+            rows = await transaction.connection.fetch(SQL.lock_accounts, [account_id])
+            found |= {
+                name: Account(AccountFacts(tier, demo), balance_micro)
+                for name, tier, demo, balance_micro in rows
+            }
+        return found
+
+    BatchTransaction._lock_accounts = lock  # type: ignore[method-assign]
+
+
+@_guard
+def timeouts() -> None:
+    """A session may sit in its transaction for ever."""
+    limited = adapters.postgres.session_parameters
+
+    def unlimited(*arguments: Any) -> dict[str, str]:
+        return {**limited(*arguments), "idle_in_transaction_session_timeout": "0"}
+
+    adapters.postgres.session_parameters = unlimited
+
+
+@_guard
+def watchdog() -> None:
+    """Nobody looks whether the worker gets on."""
+    consumers.progress._watch = lambda *_: None
+
+
+@_guard
+def dead_letter_cap() -> None:
+    """Any share of dead letters is fine."""
+    consumers.rater.DeadLetterCap.check = lambda *_: None  # type: ignore[method-assign,assignment]
+
+
+@_guard
+def stuck() -> None:
+    """No guard, but the fault that the watchdog is for: a batch that never comes back."""
+
+    async def lock_positions(_transaction: BatchTransaction, *_: object) -> Any:
+        await asyncio.sleep(3_600)
+
+    BatchTransaction.lock_positions = lock_positions  # type: ignore[method-assign,assignment]

@@ -1,0 +1,53 @@
+"""One fault test's bench: settings, workers, traffic and the verdict at the end."""
+
+from collections.abc import Mapping
+
+from adapters.settings import Settings
+from tests.faults.fleet import Fleet
+from tests.faults.traffic import Identity, Publisher, Traffic
+from tests.faults.verdict import Verdict
+
+DRAIN_SECONDS_MAX = 60
+
+
+class Bench:
+    """What a test works with; see the module."""
+
+    def __init__(self, settings: Settings, fleet: Fleet) -> None:
+        self.settings = settings
+        self.fleet = fleet
+        self.verdict = Verdict(settings)
+        self.publisher = Publisher(settings.kafka, self.verdict.topic)
+
+    async def publish(self, traffic: Traffic, count: int) -> None:
+        """Publishes the next `count` records and waits for the broker."""
+        records = traffic.records(count)
+        await self.publisher.send(records)
+        traffic.published += count
+
+    async def charged(self, count: int, seconds_max: float = 30) -> None:
+        """Waits until at least so many charges are in PostgreSQL."""
+        await self.verdict.until(lambda n: n >= count, seconds_max)
+
+    async def exact(
+        self,
+        expected: Mapping[Identity, int],
+        *,
+        copy: bool = True,
+        seconds_max: float = DRAIN_SECONDS_MAX,
+    ) -> None:
+        """Waits until all is applied and copied; then nothing may be lost, doubled or drifting.
+
+        With `copy`, a warehouse must run, and ClickHouse is part of it.
+        """
+        await self.publisher.close()
+        try:
+            await self.verdict.drained(seconds_max)
+            if copy:
+                await self.verdict.copied(seconds_max)
+        except TimeoutError:
+            raise AssertionError(f"not drained:\n{self.fleet.complaints()}") from None
+        findings = await self.verdict.ledger_findings(expected)
+        if copy:
+            findings += await self.verdict.copy_findings()
+        assert not findings, "\n".join([*findings, self.fleet.complaints()])

@@ -1,0 +1,98 @@
+"""A TCP proxy before PostgreSQL that lets a COMMIT through and cuts the line before its reply."""
+
+import asyncio
+from contextlib import suppress
+from urllib.parse import urlsplit, urlunsplit
+
+COMMIT = b"COMMIT;"
+CHUNK_BYTES = 65_536
+
+
+class LossyProxy:
+    """Stands between workers and PostgreSQL; `lost` counts the replies that it swallowed."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._target = urlsplit(dsn)
+        self._server: asyncio.Server | None = None
+        self._links: set[asyncio.Task[None]] = set()
+        self.commits = 0
+        self.lost = 0
+        self.every = 0
+        """Every how many commits a reply is lost; 0: none."""
+
+    @property
+    def dsn(self) -> str:
+        """Where workers connect to."""
+        assert self._server
+        port = self._server.sockets[0].getsockname()[1]
+        user = self._target.username or "tollgate"
+        return urlunsplit(self._target._replace(netloc=f"{user}@127.0.0.1:{port}"))
+
+    async def open(self) -> None:
+        """Listens on a free port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+
+    async def close(self) -> None:
+        """Cuts every line."""
+        assert self._server
+        self._server.close()
+        for link in self._links:
+            link.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._links.add(task)
+        try:
+            await self._link(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._links.discard(task)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_server = await asyncio.open_connection(self._target.hostname, self._target.port)
+        line = _Line()
+        pumps = [
+            asyncio.create_task(self._requests(reader, to_server[1], line)),
+            asyncio.create_task(self._replies(to_server[0], writer, line)),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            to_server[1].close()
+            with suppress(OSError):
+                await to_server[1].wait_closed()
+
+    async def _requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: "_Line"
+    ) -> None:
+        while data := await reader.read(CHUNK_BYTES):
+            if COMMIT in data:
+                self.commits += 1
+                line.loses = self.every > 0 and self.commits % self.every == 0
+            writer.write(data)
+            await writer.drain()
+
+    async def _replies(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: "_Line"
+    ) -> None:
+        while data := await reader.read(CHUNK_BYTES):
+            if line.loses:
+                self.lost += 1
+                return
+            writer.write(data)
+            await writer.drain()
+
+
+class _Line:
+    loses = False
