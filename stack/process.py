@@ -57,6 +57,11 @@ def spawn(launch: Launch) -> "subprocess.Popen[bytes]":
         )
 
 
+def detach(child: "subprocess.Popen[bytes]") -> None:
+    """Gives the handle of a daemon up: it lives on, and nobody here waits for its end."""
+    child.returncode = 0  # else the handle warns, when it is dropped, that the process runs
+
+
 def remember(path: Path, *, pid: int, port: int, stop_signal: signal.Signals) -> None:
     """Writes the pid file, with the start time that tells this process from a later one of the
     same id. Atomic: a reader sees the old file or the new one.

@@ -166,14 +166,13 @@ def test_a_session_keeps_temporary_tables_and_no_settings_of_a_request(server: H
 )
 def test_every_format_goes_in_as_it_came_out(server: Http, input_format: str) -> None:
     data = server.ask(
-        "SELECT number AS id, toDateTime64('2026-01-05', 6, 'UTC') AS at, -1 AS amount_micro,"
+        "SELECT number AS id, toDateTime64('2026-01-05', 6, 'UTC') AS at, toInt64(-1) AS amount_micro,"
         " unhex('C3BC2227') AS note FROM numbers(10)",
         default_format=input_format,
     )
     insert = f"INSERT INTO t FORMAT {input_format}"
-    again = {"async_insert": "0", "insert_deduplicate": "0"}
-    server.ask(insert, data, **again)
-    server.ask("", insert.encode() + b"\n" + data, **again)
+    server.ask(insert, data, **token("data in the body"))
+    server.ask("", insert.encode() + b"\n" + data, **token("all in the body"))
     found = server.ask("SELECT count(), sum(id), sum(amount_micro), any(note) FROM t")
     assert found == "20\t90\t-20\tü\"\\'\n".encode()
 
