@@ -104,7 +104,12 @@ KINDS: Final = (
     Poison("a day ahead", Reason.FUTURE_TIME, _shifted(1)),
     Poison("version 9", Reason.FUTURE_SCHEMA, _with(type="tollgate.usage.v9")),
     Poison("foreign type", Reason.UNKNOWN_TYPE, _with(type="com.example.order.created")),
-    Poison("unknown model", Reason.UNPRICED, _data(provider="nobody", model="unheard-of-9")),
+    # With tokens: work without any is priced by its action, whatever model it names.
+    Poison(
+        "unknown model",
+        Reason.UNPRICED,
+        _data(provider="nobody", model="unheard-of-9", tokens={"input": 9, "output": 9}),
+    ),
     Poison(
         "same id, other payload", Reason.DUP_MISMATCH, _data(resource_id="other"), of_earlier=True
     ),

@@ -30,6 +30,7 @@ COMMANDS = (
     "tollgate.grant_command",
     "tollgate.query_command",
     "tollgate.rebuild_command",
+    "tollgate.demo_command",
     "tollgate.schemas_command",
 )
 

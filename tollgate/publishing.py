@@ -19,13 +19,13 @@ async def send_all(
     """
     from aiokafka.errors import KafkaError
 
-    from adapters.topics import end_offsets
+    from adapters.topics import offsets
     from producers.sending import publish_records
     from schemas.topics import USAGE_EVENTS
     from tollgate.output import progress
 
     topic = settings.topic_prefix + USAGE_EVENTS.name
-    if not await end_offsets(settings, topic):
+    if not await offsets(settings, topic):
         raise Failure(f"Kafka {settings.kafka} has no topic {topic}: run `tollgate migrate` first")
     began = time.monotonic()
     try:
