@@ -291,8 +291,8 @@ class LastRecords:
             batches = await consumer.getmany(timeout_ms=1_000)
             for tp in waiting & set(batches):
                 position, record = digests[tp], batches[tp][0]
-                found = zlib.crc32(record.value or b"")
-                if record.offset != position.next_offset - 1 or found != position.last_digest:
+                digest = zlib.crc32(record.value or b"")
+                if record.offset != position.next_offset - 1 or digest != position.last_digest:
                     raise Halt(
                         "epoch",
                         epoch_message(tp, "its last applied record differs", position.next_offset),

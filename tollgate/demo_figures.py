@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +58,7 @@ async def read_totals(connection: Connection, settings: Settings) -> dict[str, i
     return dict(row)
 
 
-def read_analytics(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
+def read_analytics(settings: Settings) -> dict[str, list[Sequence[Any]]]:
     """The top accounts and models, from ClickHouse."""
     with clickhouse.connect(settings) as client:
         return {

@@ -1,5 +1,6 @@
 """The demo's last page: what happened to every event, in a form that a person enjoys."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tollgate.output import credits_text, print_table, say
@@ -57,18 +58,16 @@ def _outcomes(report: dict[str, Any]) -> None:
     say("")
 
 
-def _analytics(analytics: dict[str, list[tuple[Any, ...]]]) -> None:
+def _analytics(analytics: dict[str, list[Sequence[Any]]]) -> None:
+    accounts, models = analytics["accounts"], analytics["models"]
     print_table(
         ["account", "events", "credits", "% of all events"],
-        [
-            (who, n, credits_text(spent), f"{share}")
-            for who, n, spent, share in analytics["accounts"]
-        ],
+        [(who, n, credits_text(spent), str(share)) for who, n, spent, share in accounts],
         title="Top accounts, asked of ClickHouse",
     )
     print_table(
         ["model or action", "events", "input tokens", "output tokens", "credits"],
-        [(what, n, i, o, credits_text(spent)) for what, n, i, o, spent in analytics["models"]],
+        [(what, n, i, o, credits_text(spent)) for what, n, i, o, spent in models],
         title="Top models, asked of ClickHouse",
     )
 
@@ -87,11 +86,9 @@ def _dead_letters(letters: list[dict[str, Any]]) -> None:
 
 
 def _latencies(latency: dict[str, Any]) -> None:
+    figures = ("p50", "p99", "max")
     rows = [
-        (
-            label,
-            *(f"{latency[f'{name}_{figure}'] * 1000:,.0f} ms" for figure in ("p50", "p99", "max")),
-        )
+        (label, *(f"{latency[f'{name}_{figure}'] * 1000:,.0f} ms" for figure in figures))
         for name, label in (
             ("balance", "the app's call to the moved balance"),
             ("clickhouse", "the app's call to the row in ClickHouse"),
