@@ -5,6 +5,7 @@ Each function puts in place of one guard what a careless implementation would do
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -32,6 +33,11 @@ def _guard(off: Callable[[], None]) -> Callable[[], None]:
     return off
 
 
+def _replace(owner: Any, name: str, by: Any) -> None:
+    assert hasattr(owner, name), f"{name} has moved: this ablation is void"
+    setattr(owner, name, by)
+
+
 @_guard
 def fence() -> None:
     """Positions are neither locked nor compared."""
@@ -42,7 +48,7 @@ def fence() -> None:
         transaction.epoch = epoch
         return list(spans)
 
-    BatchTransaction.lock_positions = lock_positions  # type: ignore[method-assign,assignment]
+    _replace(BatchTransaction, "lock_positions", lock_positions)
 
 
 @_guard
@@ -52,7 +58,7 @@ def claim() -> None:
     async def find_claims(_transaction: BatchTransaction, _entries: object) -> dict[int, int]:
         return {}
 
-    BatchTransaction.find_claims = find_claims  # type: ignore[method-assign,assignment]
+    _replace(BatchTransaction, "find_claims", find_claims)
 
 
 @_guard
@@ -70,8 +76,8 @@ def seek() -> None:
         runs = groupby(records, key=lambda record: TopicPartition(record.topic, record.partition))
         return {tp: list(run) for tp, run in runs}
 
-    Positions.resume = resume  # type: ignore[method-assign]
-    Positions.admit = admit  # type: ignore[method-assign]
+    _replace(Positions, "resume", resume)
+    _replace(Positions, "admit", admit)
 
 
 @_guard
@@ -81,7 +87,7 @@ def digest() -> None:
     async def check(_last: LastRecords, _positions: object, _seconds_max: float = 0) -> None:
         return
 
-    LastRecords.check = check  # type: ignore[method-assign,assignment]
+    _replace(LastRecords, "check", check)
 
 
 @_guard
@@ -94,14 +100,14 @@ def gap() -> None:
         runs = groupby(records, key=lambda record: TopicPartition(record.topic, record.partition))
         return {tp: list(run) for tp, run in runs if tp in where.next}
 
-    adapters.kafka.check_log = lambda *_: None
-    Positions.admit = admit  # type: ignore[method-assign]
+    _replace(adapters.kafka, "check_log", lambda *_: None)
+    _replace(Positions, "admit", admit)
 
 
 @_guard
 def token() -> None:
     """Every insert has a name of its own, a repeated one too."""
-    adapters.copy.token = lambda *_: uuid.uuid4().hex
+    _replace(adapters.copy, "token", lambda *_: uuid.uuid4().hex)
 
 
 @_guard
@@ -114,7 +120,7 @@ def intent() -> None:
             await connection.execute("DELETE FROM ship_range WHERE done_at IS NULL")
         return await open_range(ranges, stream)
 
-    Ranges.open = reopen  # type: ignore[method-assign]
+    _replace(Ranges, "open", reopen)
 
 
 @_guard
@@ -131,7 +137,7 @@ def lock_order() -> None:
             }
         return found
 
-    BatchTransaction._lock_accounts = lock  # type: ignore[method-assign]
+    _replace(BatchTransaction, "_lock_accounts", lock)
 
 
 @_guard
@@ -142,19 +148,19 @@ def timeouts() -> None:
     def unlimited(*arguments: Any) -> dict[str, str]:
         return {**limited(*arguments), "idle_in_transaction_session_timeout": "0"}
 
-    adapters.postgres.session_parameters = unlimited
+    _replace(adapters.postgres, "session_parameters", unlimited)
 
 
 @_guard
 def watchdog() -> None:
     """Nobody looks whether the worker gets on."""
-    consumers.progress._watch = lambda *_: None
+    _replace(consumers.progress, "_watch", lambda *_: None)
 
 
 @_guard
 def dead_letter_cap() -> None:
     """Any share of dead letters is fine."""
-    consumers.rater.DeadLetterCap.check = lambda *_: None  # type: ignore[method-assign,assignment]
+    _replace(consumers.rater.DeadLetterCap, "check", lambda *_: None)
 
 
 @_guard
@@ -164,4 +170,14 @@ def stuck() -> None:
     async def lock_positions(_transaction: BatchTransaction, *_: object) -> Any:
         await asyncio.sleep(3_600)
 
-    BatchTransaction.lock_positions = lock_positions  # type: ignore[method-assign,assignment]
+    _replace(BatchTransaction, "lock_positions", lock_positions)
+
+
+@_guard
+def blocked() -> None:
+    """No guard either: a batch that does not let the event loop turn."""
+
+    async def lock_positions(_transaction: BatchTransaction, *_: object) -> Any:
+        time.sleep(3_600)  # noqa: ASYNC251 - that is the fault
+
+    _replace(BatchTransaction, "lock_positions", lock_positions)

@@ -53,15 +53,16 @@ class Trap:
 
 def _set(trap: Trap) -> None:
     """Puts the trap where the stages reach their points, and before a batch takes its locks."""
-    adapters.ledger.reached = trap.reached
-    adapters.copy.reached = trap.reached
+    for module in (adapters.ledger, adapters.copy):
+        assert hasattr(module, "reached")
+        vars(module)["reached"] = trap.reached
     lock = adapters.ledger.BatchTransaction.lock_positions
 
     async def lock_positions(transaction: Any, *arguments: Any) -> Any:
         trap.reached("before_lock")
         return await lock(transaction, *arguments)
 
-    adapters.ledger.BatchTransaction.lock_positions = lock_positions  # type: ignore[method-assign]
+    setattr(adapters.ledger.BatchTransaction, lock.__name__, lock_positions)
 
 
 CATALOG_TEXT = snapshot()
