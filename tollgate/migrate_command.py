@@ -38,7 +38,7 @@ def migrate(
     from adapters.settings import load_settings
     from tollgate.output import print_json
 
-    places = [pg_dump] if pg_dump else _local_places()
+    places = [pg_dump] if pg_dump else local_places()
     report = asyncio.run(_migrate(load_settings(), places if backup else None, dry_run=dry_run))
     if as_json:
         print_json(report)
@@ -46,7 +46,7 @@ def migrate(
         _print(report)
 
 
-def _local_places() -> list[Path]:
+def local_places() -> list[Path]:
     """Where the local stack's PostgreSQL keeps its programs, when it is installed."""
     from importlib.util import find_spec
 
