@@ -82,6 +82,10 @@ class Settings(BaseSettings):
     ship_rows_max: int = Field(100_000, ge=1, le=100_000, description="rows of one range")
     ship_wait_ms: int = Field(200, ge=10, le=60_000, description="the warehouse's pause when idle")
 
+    audit_seconds: float = Field(
+        300.0, ge=0, description="the warehouse audits all stores so often; 0: never"
+    )
+
     probe_host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics")
     probe_port: int = Field(0, ge=0, le=65_535, description="port of the probes; 0: none")
     log_format: Literal["auto", "json", "console"] = Field(

@@ -19,6 +19,7 @@ from adapters.metrics import Metrics
 from adapters.postgres import TRANSIENT, open_pool
 from adapters.ranges import Ranges
 from adapters.settings import Settings
+from consumers.drift import watch_drift
 from consumers.probes import serve_probes
 from consumers.progress import Progress
 from core.ranges import Stream
@@ -127,4 +128,9 @@ async def run(settings: Settings) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, warehouse.stop)
-        await warehouse.run()
+        auditing = asyncio.create_task(watch_drift(settings, metrics))
+        try:
+            await warehouse.run()
+        finally:
+            auditing.cancel()
+            await asyncio.gather(auditing, return_exceptions=True)
