@@ -1,8 +1,7 @@
 """ClickHouse's engine as a local server process."""
 
+import http.client
 import sys
-import urllib.error
-import urllib.request
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from adapters.failures import Failure
 from stack.ports import HOST
 from stack.process import Launch
 
-PROBE = "/?query=SELECT%201"
 MEMORY_SHARE_MAX = 0.3  # of the machine: a greedy query fails, the machine stays usable
 
 
@@ -31,15 +29,16 @@ def prepare(directory: Path, port: int) -> Launch:
 
 
 def answers(port: int) -> bool:
-    """True when the server has executed a statement."""
+    """True when the server has executed a statement, or runs and wants a password."""
+    link = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
-        # The scheme is ours, so no other kind of URL can come here.
-        with urllib.request.urlopen(url(port) + PROBE, timeout=2) as reply:  # noqa: S310
-            return bool(reply.read() == b"1\n")
-    except urllib.error.HTTPError as failure:
-        return failure.code in (401, 403)  # it runs and wants a password
-    except OSError:
+        link.request("GET", "/?query=SELECT%201")
+        reply = link.getresponse()
+        return reply.status in (401, 403) or reply.read() == b"1\n"
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        link.close()
 
 
 def url(port: int) -> str:

@@ -297,7 +297,7 @@ def test_a_port_from_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_foreign_postgres_that_is_away_is_one_line_without_its_password(tmp_path: Path) -> None:
     gone = f"postgresql://x:secret@127.0.0.1:{Ports.free().postgres}/x"
-    with pytest.raises(Failure, match="nothing answers at .*--postgres-dsn") as caught:
+    with pytest.raises(Failure, match=r"nothing answers at .*--postgres-dsn") as caught:
         Stack(tmp_path, postgres_dsn=gone).up()
     assert "secret" not in str(caught.value)
 

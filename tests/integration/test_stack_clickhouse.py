@@ -166,8 +166,8 @@ def test_a_session_keeps_temporary_tables_and_no_settings_of_a_request(server: H
 )
 def test_every_format_goes_in_as_it_came_out(server: Http, input_format: str) -> None:
     data = server.ask(
-        "SELECT number AS id, toDateTime64('2026-01-05', 6, 'UTC') AS at, toInt64(-1) AS amount_micro,"
-        " unhex('C3BC2227') AS note FROM numbers(10)",
+        "SELECT number AS id, toDateTime64('2026-01-05', 6, 'UTC') AS at,"
+        " toInt64(-1) AS amount_micro, unhex('C3BC2227') AS note FROM numbers(10)",
         default_format=input_format,
     )
     insert = f"INSERT INTO t FORMAT {input_format}"
