@@ -53,5 +53,10 @@ class Buffer:
             self._wake = wake
             return True
 
+    @property
+    def half_full(self) -> bool:
+        """True when what arrives is not sent as fast."""
+        return 2 * len(self._records) > self._capacity
+
     def __len__(self) -> int:
         return len(self._records)

@@ -171,7 +171,7 @@ class Delivery:
             await asyncio.sleep(SPILL_EVERY_SECONDS)
             batch = self._batch
             late = batch is not None and time.monotonic() - batch.taken_at > SPILL_AFTER_SECONDS
-            if self._away or late or spill.events:
+            if self._away or late or spill.events or self._buffer.half_full:
                 self._move_to(spill)
 
     def _move_to(self, spill: Spill) -> None:

@@ -53,6 +53,7 @@ _PARTS = {
     "audio_output_tokens": "audio_output",
     "image_input_tokens": "image_input",
 }
+_NAMES = Details.__annotations__.keys() | EventDetails.__annotations__.keys()
 _POWER_LEVELS = {level.value: level for level in PowerLevel}
 
 
@@ -78,6 +79,8 @@ def build_event(
     limits of the usage event, unknown names included.
     """
     named = dict(details)
+    if not named.keys() <= _NAMES:
+        raise ValueError(f"no such detail: {', '.join(sorted(named.keys() - _NAMES))}")
     occurred_at = named.pop("occurred_at", None) or datetime.now(UTC)
     named.pop("event_id", None)
     tokens = named.pop("tokens", NO_TOKENS)
