@@ -224,3 +224,20 @@ def test_the_lock_is_the_one_of_the_project() -> None:
     )
     assert pins
     assert not pins - set(locked), "run `make lock`"
+
+
+def test_every_dependency_is_used() -> None:
+    project = (ROOT / "pyproject.toml").read_text().partition("[dependency-groups]")[0]
+    names = re.findall(r'^    "([\w-]+)(?:\[\w+\])?==', project, re.MULTILINE)
+    sources = "".join(
+        path.read_text(encoding="utf-8")
+        for package in tables.PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    )
+    unused = [
+        name
+        for name in names
+        if not re.search(rf"(?:import |from |\"){name.replace('-', '_')}", sources)
+    ]
+    assert names
+    assert not unused
