@@ -12,7 +12,7 @@ from pathlib import Path
 
 from adapters.failures import Failure
 from stack.ports import HOST
-from stack.process import Launch
+from stack.process import Launch, group_of
 
 OWNER = "tollgate"
 CREATE = b"CREATE DATABASE tollgate\n"
@@ -45,7 +45,13 @@ def prepare(directory: Path, port: int) -> Launch:
     directory.mkdir(parents=True, exist_ok=True)
     user_id = _unprivileged_user_id()
     if user_id is not None:
-        _open_to(directory, user_id)
+        try:
+            _open_to(directory, user_id)
+        except OSError as error:
+            raise Failure(
+                f"postgres: {error.filename} cannot be opened to an unprivileged user "
+                f"({error.strerror}); run as one, or choose another directory with --home"
+            ) from None
     if not (data / "PG_VERSION").exists():
         _create(binaries, data, user_id)
     argv = [str(binaries / "postgres"), "-D", str(data), "-p", str(port), "-h", HOST]
@@ -121,7 +127,7 @@ def _run(
             check=False,
             cwd="/",
             user=user_id,
-            group=user_id,
+            group=group_of(user_id),
             extra_groups=None if user_id is None else [],
         )
     except OSError as error:
@@ -145,9 +151,9 @@ def _unprivileged_user_id() -> int | None:
 
 
 def _open_to(directory: Path, user_id: int) -> None:
-    """Gives the directory to the user and lets it pass (not list) the directories above."""
+    """Gives the directory to the user, who may then reach (not list) it and the binaries."""
     os.chown(directory, user_id, -1)
-    for parent in directory.parents:
+    for parent in {*directory.parents, *_binaries().parents}:
         mode = parent.stat().st_mode
         if not mode & stat.S_IXOTH:
             parent.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import signal
 import subprocess
 import time
@@ -52,9 +53,14 @@ def spawn(launch: Launch) -> "subprocess.Popen[bytes]":
             env={**os.environ, **launch.environment},
             start_new_session=True,
             user=launch.user_id,
-            group=launch.user_id,
+            group=group_of(launch.user_id),
             extra_groups=None if launch.user_id is None else [],
         )
+
+
+def group_of(user_id: int | None) -> int | None:
+    """The main group of a user; None for None, who is the present user."""
+    return None if user_id is None else pwd.getpwuid(user_id).pw_gid
 
 
 def detach(child: "subprocess.Popen[bytes]") -> None:
