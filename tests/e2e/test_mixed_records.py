@@ -1,8 +1,6 @@
-"""100,000 records, one in ten bad, through real Kafka and a real rater: each outcome as foretold."""
+"""100,000 records, one in ten bad, through real Kafka and a real rater: each as foretold."""
 
-import asyncio
 import re
-import urllib.request
 from collections import Counter
 from datetime import UTC, datetime
 
