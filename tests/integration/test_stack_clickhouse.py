@@ -234,6 +234,17 @@ def test_a_wrong_setting_database_or_row_changes_nothing(server: Http) -> None:
     assert server.counts() == (0, 0)
 
 
+def test_an_insert_refused_behind_its_parsing_says_so(server: Http) -> None:
+    """The engine's streaming insert answers well to both and keeps no row."""
+    server.ask("ALTER TABLE t ADD CONSTRAINT positive CHECK amount_micro > 0")
+    assert server.call(INSERT, b"1,2026-01-03 10:00:00,0,x\n").error_code == "469"
+    server.ask("ALTER TABLE t DROP CONSTRAINT positive")
+    server.ask("ALTER TABLE t ADD COLUMN fence UInt8 MATERIALIZED throwIf(note = 'bad')")
+    into = "INSERT INTO t (id, at, amount_micro, note) FORMAT CSV"
+    assert server.call(into, b"1,2026-01-03 10:00:00,0,bad\n").error_code == "395"
+    assert server.counts() == (0, 0)
+
+
 def test_get_only_reads(server: Http) -> None:
     for query in ("DROP TABLE t", "INSERT INTO t VALUES (1)", "SET max_threads = 1"):
         assert server.call(query, method="GET").error_code == "164"
