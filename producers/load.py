@@ -115,7 +115,8 @@ class Load:
         length = spec.span_seconds / slots
         levels = rate_levels(slots, self._rng, steady=spec.steady)
         widths = [level * spec.events / slots for level in levels]
-        source = arrivals(account_weights(spec.accounts, spec.hot_share), self._rng)
+        weights = account_weights(spec.accounts, spec.hot_share)
+        source = arrivals(weights, self._rng, steady=spec.steady)
         slot, began = 0, 0.0
         for _ in range(spec.events):
             when, account = next(source)

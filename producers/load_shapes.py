@@ -134,15 +134,18 @@ def pick(cumulative: Sequence[float], probability: float) -> int:
     return min(bisect_right(cumulative, probability), len(cumulative) - 1)
 
 
-def arrivals(weights: Sequence[float], rng: random.Random) -> Iterator[tuple[float, int]]:
+def arrivals(
+    weights: Sequence[float], rng: random.Random, *, steady: bool
+) -> Iterator[tuple[float, int]]:
     """For ever: when (in mean gaps of the whole traffic) and from which account the next comes.
 
-    Each account's gaps are Weibull with shape 0.7, so that its requests come in bursts.
+    Each account's gaps are Weibull with shape 0.7, so that its requests come in bursts; with
+    `steady` they are exponential.
     """
-    shape = 0.7
-    inverse = 1.0 / shape
-    scales = [1.0 / (weight * math.gamma(1.0 + inverse)) for weight in weights]
-    due = [(rng.random() * scale, account) for account, scale in enumerate(scales)]
+    inverse = 1.0 if steady else 1.0 / 0.7
+    mean = math.gamma(1.0 + inverse)
+    scales = [1.0 / (weight * mean) for weight in weights]
+    due = [(-math.log(1.0 - rng.random()) / weight, n) for n, weight in enumerate(weights)]
     heapq.heapify(due)
     uniform, log, replace = rng.random, math.log, heapq.heapreplace
     while True:

@@ -11,10 +11,9 @@ A trace is recognised by its header:
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TextIO, assert_never
 
@@ -129,27 +128,30 @@ def read_rows(path: Path, mapping: Mapping[str, str]) -> tuple[Format, Iterator[
     A row that cannot be read is a row with a problem. Raises UnreadableError for an empty file, a
     header without the mapped columns, or a CSV that needs a mapping; OSError as the file does.
     """
-    lines = path.open(encoding="utf-8-sig", errors="replace", newline="")
-    first = lines.readline()
+    with _opened(path) as lines:
+        first = lines.readline()
     if not first.strip():
-        lines.close()
         raise UnreadableError("the file is empty")
     found = recognise(first)
     match found:
         case Format.JSON_LINES:
-            return found, _json_rows(chain([first], lines), mapping)
+            return found, _json_rows(path, mapping)
         case Format.AZURE:
-            return found, _csv_rows(first, lines, _AZURE, mapping)
+            return found, _csv_rows(path, first, _AZURE, mapping)
         case Format.SERVEGEN:
-            return found, _csv_rows(first, lines, _SERVEGEN, mapping)
+            return found, _csv_rows(path, first, _SERVEGEN, mapping)
         case Format.CSV:
-            return found, _csv_rows(first, lines, {}, mapping)
+            return found, _csv_rows(path, first, {}, mapping)
         case _:
             assert_never(found)
 
 
+def _opened(path: Path) -> TextIO:
+    return path.open(encoding="utf-8-sig", errors="replace", newline="")
+
+
 def _csv_rows(
-    header: str, lines: TextIO, known: Mapping[str, str], mapping: Mapping[str, str]
+    path: Path, header: str, known: Mapping[str, str], mapping: Mapping[str, str]
 ) -> Iterator[Row]:
     columns = [column.strip() for column in next(csv.reader([header]))]
     missing = [column for column in mapping.values() if column not in columns]
@@ -161,20 +163,19 @@ def _csv_rows(
         raise UnreadableError(
             "no column has a name of ours; name them with --map, as --map input_tokens=PromptTokens"
         )
-    return _mapped(csv.reader(lines), columns, chosen)
+    return _mapped(path, columns, chosen)
 
 
-def _mapped(
-    cells: Iterable[list[str]], columns: list[str], chosen: Mapping[str, str]
-) -> Iterator[Row]:
+def _mapped(path: Path, columns: list[str], chosen: Mapping[str, str]) -> Iterator[Row]:
     places = {field: columns.index(name) for field, name in chosen.items() if name in columns}
-    for number, row in enumerate(cells, start=1):
-        if not row:
-            continue
-        if len(row) != len(columns):
-            yield Row(number, {}, f"{len(row)} cells, the header has {len(columns)}")
-            continue
-        yield Row(number, _fields({field: row[place] for field, place in places.items()}))
+    with _opened(path) as lines:
+        cells = csv.reader(lines)
+        next(cells)
+        for number, row in enumerate(cells, start=1):
+            if len(row) == len(columns):
+                yield Row(number, _fields({field: row[place] for field, place in places.items()}))
+            elif row:
+                yield Row(number, {}, f"{len(row)} cells, the header has {len(columns)}")
 
 
 def _fields(texts: Mapping[str, str]) -> dict[str, Any]:
@@ -195,22 +196,24 @@ def _fields(texts: Mapping[str, str]) -> dict[str, Any]:
     return fields
 
 
-def _json_rows(lines: Iterable[str], mapping: Mapping[str, str]) -> Iterator[Row]:
+def _json_rows(path: Path, mapping: Mapping[str, str]) -> Iterator[Row]:
     theirs = {column: field for field, column in mapping.items()}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield Row(number, {}, f"not JSON: {error}")
-            continue
-        if not isinstance(found, dict):
-            yield Row(number, {}, "not a JSON object")
-        elif "specversion" in found:
-            yield Row(number, {"cloudevent": line})
-        else:
-            yield Row(number, _flat(found, theirs))
+    with _opened(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _json_row(number, line, theirs)
+
+
+def _json_row(number: int, line: str, theirs: Mapping[str, str]) -> Row:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Row(number, {}, f"not JSON: {error}")
+    if not isinstance(found, dict):
+        return Row(number, {}, "not a JSON object")
+    if "specversion" in found:
+        return Row(number, {"cloudevent": line})
+    return Row(number, _flat(found, theirs))
 
 
 def _flat(found: Mapping[str, Any], theirs: Mapping[str, str]) -> dict[str, Any]:
