@@ -18,6 +18,7 @@ TRANSIENT: tuple[type[Exception], ...] = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what COPY raises when the server dies under it
     asyncpg.PostgresConnectionError,
     asyncpg.exceptions.TransactionRollbackError,
     asyncpg.exceptions.UniqueViolationError,  # a claim appeared meanwhile: the next run sees it
