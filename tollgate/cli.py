@@ -66,12 +66,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_tollgate)
     for name in COMMANDS:
-        try:
-            importlib.import_module(name).register(app)
-        except ModuleNotFoundError:
-            continue
-        except Exception as error:  # noqa: BLE001 - goes away once every module is there
-            print(f"{name} is left out: {error}", file=sys.stderr)  # noqa: T201
+        importlib.import_module(name).register(app)
     return app
 
 

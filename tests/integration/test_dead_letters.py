@@ -55,6 +55,8 @@ async def book(
 async def everything_in(settings: Settings, topic: str) -> list[ConsumerRecord]:
     log = await offsets(settings, topic)
     wanted = sum(end - beginning for beginning, end in log.values())
+    if wanted == 0:
+        return []
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka, auto_offset_reset="earliest", enable_auto_commit=False
     )
