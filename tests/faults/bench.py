@@ -1,13 +1,18 @@
 """One fault test's bench: settings, workers, traffic and the verdict at the end."""
 
+import asyncio
+import os
+import sys
 from collections.abc import Mapping
 
 from adapters.settings import Settings
 from tests.faults.fleet import Fleet
+from tests.faults.surgery import Surgeon
 from tests.faults.traffic import Identity, Publisher, Traffic
 from tests.faults.verdict import Verdict
 
 DRAIN_SECONDS_MAX = 60
+COMMAND_SECONDS_MAX = 60
 
 
 class Bench:
@@ -17,13 +22,35 @@ class Bench:
         self.settings = settings
         self.fleet = fleet
         self.verdict = Verdict(settings)
+        self.surgeon = Surgeon(settings, self.verdict.topic)
         self.publisher = Publisher(settings.kafka, self.verdict.topic)
+
+    async def run(self, *arguments: str) -> str:
+        """The output of the `tollgate` command, as a person runs it; it must end well."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tollgate",
+            *arguments,
+            env={**os.environ, **self.fleet.environment},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), COMMAND_SECONDS_MAX)
+        assert process.returncode == 0, output.decode()
+        return output.decode()
 
     async def publish(self, traffic: Traffic, count: int) -> None:
         """Publishes the next `count` records and waits for the broker."""
         records = traffic.records(count)
         await self.publisher.send(records)
         traffic.published += count
+
+    async def ledger_is_exact(
+        self, expected: Mapping[Identity, int], seconds_max: float = DRAIN_SECONDS_MAX
+    ) -> None:
+        """As `exact`, of PostgreSQL alone: no warehouse runs."""
+        await self.exact(expected, copy=False, seconds_max=seconds_max)
 
     async def charged(self, count: int, seconds_max: float = 30) -> None:
         """Waits until at least so many charges are in PostgreSQL."""

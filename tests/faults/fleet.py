@@ -126,7 +126,7 @@ class Fleet:
 
     def __init__(self, nursery: Nursery, environment: Mapping[str, str], directory: Path) -> None:
         self._nursery = nursery
-        self._environment = dict(environment)
+        self.environment = dict(environment)
         self._directory = directory
         self._marks = directory / "marks"
         self.workers: list[Worker] = []
@@ -149,7 +149,7 @@ class Fleet:
         worker = self._nursery.start(
             stage,
             self._directory / f"{len(self.workers):03d}-{stage}.log",
-            environment={**self._environment, **own},
+            environment={**self.environment, **own},
             without=list(without),
             point=point,
             nth=nth,

@@ -20,14 +20,14 @@ async def _flowing(bench: Bench, traffic: Traffic, seconds: float) -> None:
 async def test_postgres_crashes_in_mid_stream(bench: Bench, stack: Stack) -> None:
     traffic = Traffic(6)
     workers = [bench.fleet.start(), bench.fleet.start(), bench.fleet.start("warehouse")]
-    flow = asyncio.create_task(_flowing(bench, traffic, 12))
+    flow = asyncio.create_task(_flowing(bench, traffic, 8))
     await bench.charged(300)
     for _ in range(2):
         await asyncio.to_thread(stack.kill, "postgres")
         assert stack.running("postgres") is None
         await asyncio.sleep(0.5)
         await asyncio.to_thread(stack.start, "postgres")
-        await asyncio.sleep(2)
+        await asyncio.sleep(1)
     await flow
     await bench.exact(traffic.expected)
     assert [worker.status for worker in workers] == [None] * 3, bench.fleet.complaints()
@@ -46,7 +46,7 @@ async def test_kafka_crashes_in_mid_stream(bench: Bench, stack: Stack) -> None:
     await flow
     await bench.publish(traffic, 500)
     await bench.exact(traffic.expected, seconds_max=90)
-    assert bench.publisher.retries > 0, "the fault had no effect"
+    assert all(rater.said("Unable connect") for rater in workers[:2]), "the fault had no effect"
     assert [worker.status for worker in workers] == [None] * 3, bench.fleet.complaints()
 
 
@@ -54,7 +54,7 @@ async def test_clickhouse_dies_during_an_insert_over_two_months(bench: Bench, st
     traffic = Traffic(8)
     rater = bench.fleet.start(batch_records=2_000)
     hits = 0
-    for nth in (1, 2, 3):
+    for nth in (1, 2, 1):
         await bench.publish(traffic, 3_000)
         await bench.verdict.drained(60)
         warehouse = bench.fleet.start(
