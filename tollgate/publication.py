@@ -77,14 +77,20 @@ class Publication:
         return report
 
     def _records(self, path: Path, report: Report) -> Iterator[tuple[float, RawRecord]]:
+        # What is wrong with the whole file shows here, before anything is sent.
         found, rows = read_rows(path, self.mapping)
         report.format = found.value
         now = datetime.now(UTC)
         shift = self._shift(path, found, now)
         name = self.name or Path(self.file).name
         maker = EventMaker(name, self._attribution(found), shift=shift, now=now)
+        return self._made(maker.events(rows), report, now)
+
+    def _made(
+        self, events: Iterator[UsageEvent | Refused], report: Report, now: datetime
+    ) -> Iterator[tuple[float, RawRecord]]:
         accounts: set[str] = set()
-        for event in maker.events(rows):
+        for event in events:
             if isinstance(event, Refused):
                 _refuse(report, event)
                 continue
