@@ -59,7 +59,8 @@ class Copy:
                     "non_replicated_deduplication_window = 10000 on it",
                 )
             return wanted
-        if await self._ranges.rebuild_runs():
+        # The order matters: a rebuild that ended in between has raised the generation before.
+        if await self._ranges.rebuild_runs() or await self._ranges.generation() != wanted:
             raise WrongGeneration(f"ClickHouse holds generation {held}, wanted is {wanted}")
         if held is None:
             raise Halt(

@@ -1,5 +1,6 @@
 """Shipping by hand, and the proof that the copy is exact, for tests of the warehouse."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +30,18 @@ class Bench:
             while await self.copy.ship_next(stream) is not None:
                 done += 1
         return done
+
+    async def drain_with_credits(self) -> None:
+        """As `drain`, until the credits are there too: any transaction of the server delays them."""
+        for _ in range(600):
+            await self.drain()
+            connection = await connect(self.settings)
+            booked = await connection.fetchval("SELECT count(*) FROM credit_transaction")
+            await connection.close()
+            if ask(self.settings, "SELECT count() FROM credit_transaction") == [(booked,)]:
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError("the credits did not arrive, or came more than once")
 
 
 @asynccontextmanager

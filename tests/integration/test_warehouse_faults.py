@@ -131,7 +131,7 @@ async def test_clickhouse_killed_during_an_insert_over_two_months(
                 marks += 1
         own_clickhouse.start()
         async with bench(settings) as at:
-            await at.drain()
+            await at.drain_with_credits()
     assert marks > 0, "no kill hit an insert"
     assert await assert_copied_exactly(settings) == rows
 
@@ -187,7 +187,7 @@ async def test_a_lost_reply_doubles_nothing(settings: Settings, drops: int) -> N
         done = False
         while not done:
             try:
-                await at.drain()
+                await at.drain_with_credits()
                 done = True
             except clickhouse.Unreachable:
                 continue
@@ -210,9 +210,9 @@ async def test_a_stopped_warehouse_that_wakes_up_late_adds_nothing(settings: Set
         await sleeper.copy.agree()
         opened = await sleeper.ranges.open(Stream.CHARGE)
         assert opened is not None
-        await other.drain()
+        await other.drain_with_credits()
         await plant(settings, Batch(500))
-        await other.drain()
+        await other.drain_with_credits()
         await sleeper.copy._insert(opened)
         assert not await sleeper.ranges.mark(opened)
     assert await assert_copied_exactly(settings) == 1_000
@@ -236,7 +236,7 @@ async def test_a_slow_transaction_is_not_skipped(settings: Settings) -> None:
         await at.drain()
         assert ask(settings, arrived) == []
         await transaction.commit()
-        await at.drain()
+        await at.drain_with_credits()
     assert ask(settings, arrived) == [("fast",), ("slow",)]
     await slow.close()
     await fast.close()
@@ -265,7 +265,7 @@ async def test_rows_that_clickhouse_refuses_halt_the_warehouse(settings: Setting
 async def test_a_replaced_clickhouse_is_noticed(settings: Settings) -> None:
     await plant(settings, Batch(100))
     async with bench(settings) as at:
-        await at.drain()
+        await at.drain_with_credits()
         with clickhouse.connect(settings, database="default") as client:
             client.command(f"DROP DATABASE `{settings.clickhouse_database}` SYNC")
         clickhouse.migrate(settings)

@@ -1,0 +1,254 @@
+"""Verify finds each kind of drift and names it; without drift it says exact."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from adapters import clickhouse
+from adapters.audit import Report, audit
+from adapters.settings import Settings
+from core.audit import Check
+from tests.planted_ledger import Batch, plant, run_sql
+from tests.shipping import bench
+
+# By what, and what verify must say: the check, where, and numbers that are in the finding.
+LEDGER_DRIFTS: list[tuple[Sequence[str], Check, str, str]] = [
+    (
+        ["UPDATE account SET balance_micro = balance_micro + 3 WHERE account_id = 'account 1'"],
+        Check.BALANCE,
+        "account 1",
+        "balance 99",
+    ),
+    (["DELETE FROM charge WHERE event_id = 'event-6'"], Check.BALANCE, "account 1", "balance"),
+    (["DELETE FROM charge WHERE event_id = 'event-6'"], Check.OUTCOMES, "epoch 1", "charged"),
+    (
+        ["DELETE FROM account WHERE account_id = 'account 2'"],
+        Check.BALANCE,
+        "account 2",
+        "balance of no account",
+    ),
+    (
+        ["UPDATE charge SET balance_after_micro = 7 WHERE event_id = 'event-6'"],
+        Check.CHAIN,
+        "account 1",
+        "does not follow",
+    ),
+    (
+        ["UPDATE account SET overdraft_micro = 4 WHERE account_id = 'account 1'"],
+        Check.GRANTS,
+        "account 1",
+        "balance",
+    ),
+    (
+        ["UPDATE credit_grant SET remaining_micro = 2 WHERE account_id = 'account 3'"],
+        Check.DRAWS,
+        "of account 3",
+        "gone",
+    ),
+    (["DELETE FROM grant_draw WHERE grant_id = 1"], Check.DRAWS, "grant 1 of", "gone"),
+    (
+        ["INSERT INTO grant_draw (grant_id, cause, amount_micro) VALUES (999, 'x', 1)"],
+        Check.DRAWS,
+        "grant 999",
+        "no such grant",
+    ),
+    (
+        ["UPDATE account SET held_micro = 5 WHERE account_id = 'account 0'"],
+        Check.HOLDS,
+        "account 0",
+        "held 5",
+    ),
+    (
+        ["UPDATE batch_outcome SET to_offset = to_offset - 1, charged = charged - 1"],
+        Check.OFFSETS,
+        "usage.events/0",
+        "up to offset",
+    ),
+    (
+        ["UPDATE stream_position SET next_offset = next_offset + 2 WHERE partition = 1"],
+        Check.OFFSETS,
+        "usage.events/1",
+        "up to offset",
+    ),
+    (
+        ["UPDATE stream_position SET first_offset = 3 WHERE partition = 2"],
+        Check.OFFSETS,
+        "usage.events/2",
+        "from offset 0",
+    ),
+    (
+        ["DELETE FROM batch_outcome WHERE partition = 2"],
+        Check.OUTCOMES,
+        "usage.events/2",
+        "charged",
+    ),
+]
+
+COPY_DRIFTS: list[tuple[str, Check, str, str]] = [
+    (
+        "ALTER TABLE charge DELETE WHERE event_id = 'event-6'",
+        Check.COPIED_CHARGES,
+        "account 1",
+        "59 r",
+    ),
+    (
+        "ALTER TABLE charge UPDATE amount_micro = amount_micro + 1 WHERE event_id = 'event-6'",
+        Check.COPIED_CHARGES,
+        "account 1 on 2026-11-20",
+        "micro-credits",
+    ),
+    (
+        "ALTER TABLE charge UPDATE model = 'other' WHERE event_id = 'event-6'",
+        Check.COPIED_CHARGES,
+        "account 1 on 2026-11-20",
+        "hash",
+    ),
+    (
+        "INSERT INTO charge SELECT * REPLACE ('new' AS event_id) FROM charge WHERE offset = 6",
+        Check.COPIED_CHARGES,
+        "account",
+        "61 rows",
+    ),
+    (
+        "INSERT INTO charge SELECT * REPLACE ('nobody' AS account_id) FROM charge LIMIT 1",
+        Check.COPIED_CHARGES,
+        "nobody",
+        "1 rows",
+    ),
+    (
+        "INSERT INTO charge SELECT * FROM charge WHERE event_id = 'event-6'",
+        Check.DUPLICATES,
+        "account 1",
+        "61 rows",
+    ),
+    (
+        "INSERT INTO charge SELECT * REPLACE (1000 AS offset) FROM charge LIMIT 1",
+        Check.BEYOND,
+        "epoch 1",
+        "offset 1000",
+    ),
+    (
+        "ALTER TABLE charge_by_day DELETE WHERE account_id = 'account 3'",
+        Check.ROLL_UPS,
+        "account 3",
+        "less",
+    ),
+    (
+        "INSERT INTO charge_by_day SELECT * FROM charge_by_day WHERE account_id = 'account 2'",
+        Check.ROLL_UPS,
+        "account 2",
+        "less -",
+    ),
+    (
+        "ALTER TABLE credit_by_day DELETE WHERE account_id = 'account 3'",
+        Check.ROLL_UPS,
+        "account 3",
+        "less 1",
+    ),
+    (
+        "ALTER TABLE credit_transaction DELETE WHERE account_id = 'account 3'",
+        Check.COPIED_CREDITS,
+        "account 3",
+        "no rows",
+    ),
+    (
+        "ALTER TABLE credit_transaction UPDATE reason = '' WHERE account_id = 'account 3'",
+        Check.COPIED_CREDITS,
+        "account 3",
+        "hash",
+    ),
+]
+
+
+@pytest.fixture
+async def shipped(settings: Settings) -> Settings:
+    await plant(settings, Batch(300))
+    async with bench(settings) as at:
+        await at.drain_with_credits()
+    return settings
+
+
+def found(report: Report, check: Check) -> list[str]:
+    [result] = [result for result in report.results if result.check is check]
+    return [f"{finding.subject}: {finding.found}" for finding in result.findings]
+
+
+async def test_without_drift_it_is_exact(shipped: Settings) -> None:
+    report = await audit(shipped)
+    assert report.exact
+    assert [result.check for result in report.results] == list(Check)
+    assert (report.waiting_offsets, report.waiting_transactions) == (0, 0)
+
+
+async def test_what_waits_is_no_difference(shipped: Settings) -> None:
+    await plant(shipped, Batch(120, accounts=7))
+    report = await audit(shipped)
+    assert report.exact
+    assert (report.waiting_offsets, report.waiting_transactions) == (120, 2)
+
+
+async def test_an_empty_deployment_is_exact(settings: Settings) -> None:
+    assert (await audit(settings)).exact
+
+
+@pytest.mark.parametrize(("statements", "check", "where", "numbers"), LEDGER_DRIFTS)
+async def test_drift_in_postgresql_is_named(
+    shipped: Settings, statements: Sequence[str], check: Check, where: str, numbers: str
+) -> None:
+    await run_sql(shipped, *statements)
+    lines = found(await audit(shipped), check)
+    assert any(where in line and numbers in line for line in lines), lines
+
+
+@pytest.mark.parametrize(("statement", "check", "where", "numbers"), COPY_DRIFTS)
+async def test_drift_in_clickhouse_is_named(
+    shipped: Settings, statement: str, check: Check, where: str, numbers: str
+) -> None:
+    with clickhouse.connect(shipped) as client:
+        client.command(statement, settings={"mutations_sync": 2})
+    lines = found(await audit(shipped), check)
+    assert any(where in line and numbers in line for line in lines), lines
+
+
+async def test_only_the_drifted_days_are_named(shipped: Settings) -> None:
+    with clickhouse.connect(shipped) as client:
+        client.command(
+            "ALTER TABLE charge UPDATE amount_micro = amount_micro + 1 WHERE event_id = 'event-6'",
+            settings={"mutations_sync": 2},
+        )
+    report = await audit(shipped)
+    assert len(found(report, Check.COPIED_CHARGES)) == 1
+    assert {result.check for result in report.results if result.found} == {
+        Check.COPIED_CHARGES,
+        Check.ROLL_UPS,
+    }
+
+
+def run_verify(environment: dict[str, str], *options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "tollgate.cli", "verify", *options],
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def test_the_command_exits_with_1_on_drift(
+    shipped: Settings, environment: dict[str, str]
+) -> None:
+    good = run_verify(environment)
+    assert good.returncode == 0, good.stderr
+    assert "Exact: no difference." in good.stdout
+    await run_sql(shipped, "UPDATE account SET held_micro = 5 WHERE account_id = 'account 0'")
+    bad = run_verify(environment)
+    assert bad.returncode == 1
+    assert "held 5" in bad.stdout
+    report = json.loads(run_verify(environment, "--json").stdout)
+    assert report["exact"] is False
+    findings = [finding for check in report["checks"] for finding in check["findings"]]
+    assert [finding["subject"] for finding in findings] == ["account 0"]
