@@ -25,6 +25,11 @@ class Bench:
         self.surgeon = Surgeon(settings, self.verdict.topic)
         self.publisher = Publisher(settings.kafka, self.verdict.topic)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a process that is started by hand."""
+        return {**os.environ, **self.fleet.environment}
+
     async def run(self, *arguments: str) -> str:
         """The output of the `tollgate` command, as a person runs it; it must end well."""
         process = await asyncio.create_subprocess_exec(
@@ -32,7 +37,7 @@ class Bench:
             "-m",
             "tollgate",
             *arguments,
-            env={**os.environ, **self.fleet.environment},
+            env=self.environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
