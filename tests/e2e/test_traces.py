@@ -87,8 +87,10 @@ def _servegen_writer(model: str, reasoning: int) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         rng = Random(model)
         lines = [
-            "ts_s,client_id,model,input_tokens,output_tokens,"
-            "reasoning_tokens,image_tokens,audio_tokens,video_tokens"
+            (
+                "ts_s,client_id,model,input_tokens,output_tokens,"
+                "reasoning_tokens,image_tokens,audio_tokens,video_tokens"
+            )
         ]
         for n in range(ROWS):
             output = rng.randrange(1, 900)
