@@ -137,7 +137,11 @@ def insert_csv(client: Client, *, table: str, columns: list[str], data: bytes, t
 
 
 def read_only_answer(
-    settings: Settings, sql: str, form: str, options: Mapping[str, str | int]
+    settings: Settings,
+    sql: str,
+    form: str,
+    options: Mapping[str, str | int],
+    parameters: Mapping[str, str],
 ) -> bytes:
     """The answer to one statement, in the output format `form` unless it names its own.
 
@@ -146,6 +150,7 @@ def read_only_answer(
     with closing(connect(settings)) as client, answers():
         answer: bytes = client.raw_query(
             sql,
+            parameters=dict(parameters),
             settings={**options, "readonly": 2},
             transport_settings={"X-ClickHouse-Format": form},
         )

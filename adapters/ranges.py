@@ -164,11 +164,11 @@ class Ranges:
         tx_after, id_after = ("0", 0) if shipped is None else shipped
         page = await connection.fetchrow(SQL.credit_page, tx_after, id_after, self._rows_max)
         if page is None:
-            if await connection.fetchval(SQL.transactions_went_back, tx_after):
+            if await connection.fetchval(SQL.transactions_went_back):
                 raise Halt(
                     "transactions-went-back",
-                    "PostgreSQL counts transactions from lower than what was shipped: it was "
-                    "restored from a dump; see docs/operations.md",
+                    "credit transactions carry numbers that this PostgreSQL has yet to reach: it "
+                    "was restored from a dump; see docs/operations.md",
                 )
             return None
         return Range(

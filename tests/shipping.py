@@ -32,7 +32,7 @@ class Bench:
         return done
 
     async def drain_with_credits(self) -> None:
-        """As `drain`, until the credits are there too: any transaction of the server delays them."""
+        """As `drain`, until the credits are there: any transaction of the server delays them."""
         for _ in range(600):
             await self.drain()
             connection = await connect(self.settings)

@@ -279,3 +279,11 @@ async def test_copies_agree_on_the_generation_only_once(settings: Settings) -> N
         ranges = Ranges(pool, topic=topic_of(settings), rows_max=1_000)
         copies = [Copy(settings, ranges) for _ in range(4)]
         assert await asyncio.gather(*(copy.agree() for copy in copies)) == [1, 1, 1, 1]
+
+
+async def test_a_ledger_restored_from_a_dump_halts_the_warehouse(settings: Settings) -> None:
+    await plant(settings, Batch(10))
+    await run_sql(settings, "UPDATE credit_transaction SET tx = '9000000000'")
+    async with bench(settings) as at:
+        with pytest.raises(Halt, match="transactions-went-back"):
+            await at.drain()

@@ -81,9 +81,12 @@ ORDER BY tx DESC, transaction_id DESC
 LIMIT 1
 
 -- name: transactions_went_back
--- True when the server counts its transactions from lower than what was shipped: restored from a
--- dump into a new cluster. $1 tx_after.
-SELECT pg_snapshot_xmax(pg_current_snapshot()) < $1::text::xid8
+-- True when a row is of a transaction that the server has yet to begin: the ledger was restored from a
+-- dump into a new cluster, and new rows would sort before old ones.
+SELECT coalesce(
+    (SELECT tx FROM credit_transaction ORDER BY tx DESC LIMIT 1) >= pg_snapshot_xmax(pg_current_snapshot()),
+    false
+)
 
 -- name: charge_months
 -- What a range of charges holds, by month (UTC). The same range gives the same answer for ever:
