@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 Record = tuple[bytes, bytes]
 """Key and value of one Kafka record."""
@@ -15,7 +15,6 @@ class Buffer:
         self._capacity = capacity
         self._records: deque[Record] = deque()
         self._lock = threading.Lock()
-        self._wake: Callable[[], None] | None = None
         self.closed = False
 
     def close(self) -> None:
@@ -24,15 +23,16 @@ class Buffer:
             self.closed = True
 
     def put(self, record: Record) -> bool:
-        """Takes the record over, or says False at once. Wakes a waiting reader once."""
+        """Takes the record over, or says False at once.
+
+        Wakes nobody: that would cost the caller a system call and a fight for the interpreter
+        lock, several times the price of the rest. The reader looks by itself.
+        """
         with self._lock:
             if self.closed or len(self._records) >= self._capacity:
                 return False
             self._records.append(record)
-            wake, self._wake = self._wake, None
-        if wake is not None:
-            wake()
-        return True
+            return True
 
     def take(self, records_max: int) -> list[Record]:
         """Removes and returns the oldest records."""
@@ -44,14 +44,6 @@ class Buffer:
         """Returns records that were taken to the front, beyond the capacity if need be."""
         with self._lock:
             self._records.extendleft(reversed(records))
-
-    def wake_on_put(self, wake: Callable[[], None]) -> bool:
-        """Calls `wake` once, at the next put; False and no call when there are records already."""
-        with self._lock:
-            if self._records:
-                return False
-            self._wake = wake
-            return True
 
     @property
     def half_full(self) -> bool:

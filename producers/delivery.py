@@ -22,6 +22,9 @@ from producers.spill import Segment, Spill
 from producers.stats import Cause, Tally, Undelivered
 
 BATCH_RECORDS_MAX: Final = 2_000
+# How often the thread looks for events: soon after the last ones, seldom when the app is idle.
+LOOK_SECONDS_MIN: Final = 0.005
+LOOK_SECONDS_MAX: Final = 0.05
 BACK_OFF_SECONDS_MIN: Final = 0.1
 BACK_OFF_SECONDS_MAX: Final = 5.0
 # A batch in flight for longer is copied to the spill: the app may die before Kafka is back.
@@ -93,11 +96,14 @@ class Delivery:
 
     async def _deliver_forever(self) -> None:
         back_off_seconds = BACK_OFF_SECONDS_MIN
+        look_seconds = LOOK_SECONDS_MIN
         while True:
             batch = self._batch = self._batch or self._next()
             if batch is None:
-                await self._record_waits()
+                await asyncio.sleep(look_seconds)
+                look_seconds = min(2 * look_seconds, LOOK_SECONDS_MAX)
                 continue
+            look_seconds = LOOK_SECONDS_MIN
             try:
                 await self._send(batch)
             except MessageSizeTooLargeError as error:
@@ -125,16 +131,6 @@ class Delivery:
         if self._spill is not None and batch.segment is not None:
             self._spill.remove(batch.segment)
         self._batch = None
-
-    async def _record_waits(self) -> None:
-        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop ended meanwhile
-                loop.call_soon_threadsafe(arrived.set)
-
-        if self._buffer.wake_on_put(wake):
-            await arrived.wait()
 
     async def _send(self, batch: Batch) -> None:
         while batch.records and not batch.copied:

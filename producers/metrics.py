@@ -21,6 +21,7 @@ def exposition(stats: Stats) -> str:
         lines.append(f'tollgate_client_events_total{{outcome="{outcome}"}} {count}')
     lines.append("# HELP tollgate_client_waiting Usage events that wait for Kafka.")
     lines.append("# TYPE tollgate_client_waiting gauge")
-    for place in _PLACES:
-        lines.append(f'tollgate_client_waiting{{place="{place}"}} {getattr(stats, place)}')
+    lines += [
+        f'tollgate_client_waiting{{place="{place}"}} {getattr(stats, place)}' for place in _PLACES
+    ]
     return "\n".join(lines) + "\n"
