@@ -1,0 +1,49 @@
+"""`python -m bench`: measures the whole way on this machine and writes bench/RESULTS.md."""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from adapters.failures import Failure
+from bench.plan import Size, measure
+from bench.report import page
+from bench.site import open_site
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def main() -> int:
+    """Exit code 1, with one line, when something fails; 2 for wrong usage."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--events", type=int, default=300_000, help="records of the main drain")
+    parser.add_argument("--repeats", type=int, default=3, help="main drains; the median counts")
+    parser.add_argument("--seconds", type=float, default=40.0, help="traffic for each latency")
+    parser.add_argument("--json", action="store_true", help="print the document, write nothing")
+    chosen = parser.parse_args()
+    if chosen.events < 1_000 or chosen.repeats < 1 or chosen.seconds < 1:
+        parser.error("at least 1000 events, 1 repeat and 1 second")
+    command = " ".join(["python -m bench", *sys.argv[1:]])
+    size = Size(chosen.events, chosen.repeats, chosen.seconds)
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="tollgate-bench-") as directory,
+            open_site(Path(directory) / "stack") as site,
+        ):
+            document = asyncio.run(measure(site, size))
+    except Failure as failure:
+        print(f"bench: {failure}", file=sys.stderr)
+        return 1
+    if chosen.json:
+        print(json.dumps(document, indent=2))
+        return 0
+    text = page(document, command)
+    RESULTS.write_text(text, encoding="utf-8")
+    print(text.partition("## As JSON")[0])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
