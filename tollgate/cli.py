@@ -31,6 +31,7 @@ COMMANDS = (
     "tollgate.query_command",
     "tollgate.rebuild_command",
     "tollgate.demo_command",
+    "tollgate.bench_command",
     "tollgate.schemas_command",
 )
 
