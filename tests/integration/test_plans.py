@@ -1,0 +1,158 @@
+"""The statements that run with every batch find their rows by index, however large the ledger is.
+
+Each is planned twice over a planted ledger: with its parameters known, as the first runs of a
+prepared statement are, and without (`force_generic_plan`), as PostgreSQL may do from the sixth on.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+
+from adapters.postgres import session_parameters
+from adapters.queries import load
+from adapters.settings import Settings
+from tests.planted_ledger import Batch, plant, run_sql
+
+ACCOUNTS = 2_000
+CHARGES = 200_000
+PARTITIONS = 8
+MONTH = datetime(2026, 11, 1, tzinfo=UTC)
+# What grows with usage: reading one of these as a whole is a batch that gets slower every day.
+GROWING = {"charge", "credit_grant", "grant_draw", "credit_transaction", "dead_letter"}
+
+_MORE = (
+    """INSERT INTO credit_grant (account_id, source, granted_by, amount_micro, remaining_micro,
+                                 spent)
+    SELECT 'account ' || n % 2000, 'top_up', 'tests', 1000, CASE WHEN n < 4000 THEN 1000 ELSE 0 END,
+           n >= 4000
+    FROM generate_series(0, 49999) AS n""",
+    """INSERT INTO credit_transaction (account_id, type, amount_micro, balance_after_micro, actor,
+                                       tx)
+    SELECT 'account ' || n % 2000, 'GRANT', 1000, n, 'tests', (n / 10 + 1)::text::xid8
+    FROM generate_series(1, 50000) AS n""",
+    """INSERT INTO dead_letter (topic, partition, epoch, "offset", reason, detail, payload,
+        payload_bytes, payload_sha256, appended_at, published_at)
+    SELECT 'usage.events', n % 8, 1, n, 'invalid', 'planted', 'x', 1, 'x', now(),
+           CASE WHEN n > 100 THEN now() END
+    FROM generate_series(1, 30000) AS n""",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A statement, arguments like those of real work, and the indexes that it has to use."""
+
+    file: str
+    name: str
+    arguments: tuple[object, ...]
+    indexes: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.file}.{self.name}"
+
+
+def _case(statement: str, arguments: tuple[object, ...], *indexes: str) -> Case:
+    file, _, name = statement.partition(".")
+    return Case(file, name, arguments, frozenset(indexes))
+
+
+def _accounts(count: int) -> list[str]:
+    return sorted(f"account {n}" for n in range(count))
+
+
+def _claims(count: int) -> tuple[list[str], list[str]]:
+    """Events of which half were charged before."""
+    numbers = [n * (2 * CHARGES // count) for n in range(count)]
+    return [f"account {n % ACCOUNTS}" for n in numbers], [f"event-{n}" for n in numbers]
+
+
+def _newest(offsets: int) -> tuple[list[int], list[int], list[int]]:
+    """The last offsets of every partition: what the warehouse ships."""
+    end = CHARGES // PARTITIONS
+    return list(range(PARTITIONS)), [end - offsets] * PARTITIONS, [end] * PARTITIONS
+
+
+def _cases() -> Iterator[Case]:
+    for count in (10, 1_000, 4_000):
+        yield _case("ledger.find_claims", _claims(count), "charge_pkey")
+    yield _case("ledger.lock_accounts", (_accounts(50),), "account_pkey")
+    for count in (1, 500):
+        draws = (_accounts(count), [7] * count, "batch:1")
+        grants = ("credit_grant_burn_order", "credit_grant_pkey")
+        yield _case("ledger.burn_down", draws, *grants)
+    for offsets in (10, 2_000):
+        extent = 1, *_newest(offsets)
+        yield _case("ranges.charge_months", extent, "charge_position")
+        yield _case("ranges.charge_rows", (*extent, 1, MONTH), "charge_position")
+    partitions, ends, _ = _newest(0)
+    yield _case("ranges.oldest_waiting", (1, partitions, ends), "charge_position")
+    horizon = "credit_transaction_horizon"
+    yield _case("ranges.credit_page", ("4000", 40_000, 1_000), horizon)
+    page = ("4900", 49_000, "5000", 50_000)
+    yield _case("ranges.credit_months", page, horizon)
+    yield _case("ranges.credit_rows", (*page, 1, MONTH), horizon)
+    yield _case("dead_letters.read_unpublished", (200,), "dead_letter_unpublished")
+    yield _case("lag.count_unpublished", (), "dead_letter_unpublished")
+    yield _case("dead_letters.read_dead_letter", (17,), "dead_letter_pkey")
+    history = ("charge_pkey", "credit_transaction_of_account")
+    yield _case("accounts.read_last_entries", ("account 7", 20), *history)
+    yield _case("accounts.read_grants", ("account 7", 20), "credit_grant_burn_order")
+
+
+async def test_statements_find_their_rows_by_index(settings: Settings) -> None:
+    await plant(settings, Batch(charges=CHARGES, accounts=ACCOUNTS, partitions=PARTITIONS))
+    await run_sql(settings, *_MORE, "ANALYZE")
+    connection = await asyncpg.connect(
+        settings.postgres.get_secret_value(), server_settings=session_parameters(settings, "tests")
+    )
+    try:
+        findings = [
+            f"{case} {kind}: {finding}"
+            for case in _cases()
+            for kind, plan in (
+                ("with its parameters", await _custom_plan(connection, case)),
+                ("generic", await _generic_plan(connection, case)),
+            )
+            for finding in _findings(plan, case.indexes)
+        ]
+    finally:
+        await connection.close()
+    assert findings == []
+
+
+async def _custom_plan(connection: "asyncpg.Connection[asyncpg.Record]", case: Case) -> Any:
+    text = getattr(load(case.file), case.name)
+    answer = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {text}", *case.arguments)
+    return json.loads(answer)[0]["Plan"]
+
+
+async def _generic_plan(connection: "asyncpg.Connection[asyncpg.Record]", case: Case) -> Any:
+    text = getattr(load(case.file), case.name)
+    arguments = ", ".join(["NULL"] * len(case.arguments))
+    async with connection.transaction():
+        await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE planned AS {text}")
+        call = f"EXECUTE planned ({arguments})" if arguments else "EXECUTE planned"
+        answer = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {call}")
+        await connection.execute("DEALLOCATE planned")
+    return json.loads(answer)[0]["Plan"]
+
+
+def _findings(plan: Any, wanted: frozenset[str]) -> Iterator[str]:
+    nodes = list(_nodes(plan))
+    used = {node["Index Name"] for node in nodes if "Index Name" in node}
+    for node in nodes:
+        if node["Node Type"] == "Seq Scan" and node["Relation Name"] in GROWING:
+            yield f"reads all of {node['Relation Name']}"
+    for index in sorted(wanted - used):
+        yield f"does not use {index}, but {sorted(used)}"
+
+
+def _nodes(plan: Any) -> Iterator[Any]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
