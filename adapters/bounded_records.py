@@ -2,9 +2,13 @@
 
 aiokafka decompresses a fetched batch whole, whatever it grows to: 17 KB of zstd became 404 MB at
 the first record. Here every codec stops at BATCH_BYTES_MAX, and a batch that wants more is read as
-records without a value, so that each of its offsets is still accounted for.
+records without a value, so that each of its offsets is still accounted for. A value that no event
+may have is cut at once, and one poll takes at most FETCH_BYTES_MAX from a partition, so that many
+batches just below the bound do not add up either.
 """
 
+import dataclasses
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,15 +19,25 @@ from aiokafka import ConsumerRecord
 from aiokafka.consumer import fetcher
 from aiokafka.record._crecords import default_records
 
+from schemas.events import VALUE_BYTES_MAX
+
 log = structlog.get_logger()
 
-BATCH_BYTES_MAX = 16 * 1024 * 1024
+BATCH_BYTES_MAX = 8 * 1024 * 1024
+FETCH_BYTES_MAX = 4 * 1024 * 1024
 _XERIAL = b"\x82SNAPPY\x00"
 _GZIP_WINDOW_BITS = 31
 
 
 class Undecompressed(ConsumerRecord):  # type: ignore[misc]
     """A record of a batch that was not decompressed: its place is known, its content is not."""
+
+
+class Oversized(ConsumerRecord):  # type: ignore[misc]
+    """A record whose value is too long for an event: cut, with what the whole value was."""
+
+    value_bytes: int
+    value_sha256: bytes
 
 
 class Bomb(Exception):  # noqa: N818 - what it is, not an error of ours
@@ -52,15 +66,22 @@ def lz4_decode(payload: Any) -> bytes:
 
 
 def gzip_decode(payload: Any) -> bytes:
-    """Raises Bomb beyond the bound, or when the bytes are no gzip."""
-    stream = zlib.decompressobj(_GZIP_WINDOW_BITS)
-    try:
-        data = stream.decompress(payload, BATCH_BYTES_MAX)
-    except zlib.error as error:
-        raise Bomb(str(error)) from None
-    if not stream.eof:
-        raise Bomb("gzip beyond the bound")
-    return data
+    """All members of the stream; raises Bomb beyond the bound, or when the bytes are no gzip."""
+    parts: list[bytes] = []
+    rest, room = bytes(payload), BATCH_BYTES_MAX
+    while rest:
+        member = zlib.decompressobj(_GZIP_WINDOW_BITS)
+        try:
+            # A maximum of 0 would mean none.
+            part = member.decompress(rest, room + 1)
+        except zlib.error as error:
+            raise Bomb(str(error)) from None
+        room -= len(part)
+        if room < 0 or not member.eof:
+            raise Bomb("gzip beyond the bound")
+        parts.append(part)
+        rest = member.unused_data
+    return b"".join(parts)
 
 
 def snappy_decode(payload: Any) -> bytes:
@@ -96,6 +117,17 @@ class BoundedPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     next_fetch_offset: int
 
     def _unpack_records(self) -> Iterator[ConsumerRecord]:
+        """At least one record, and no more after FETCH_BYTES_MAX: the rest is fetched again."""
+        taken_bytes = 0
+        for whole in self._all_records():
+            too_long = whole.value is not None and len(whole.value) > VALUE_BYTES_MAX
+            record = _cut(whole) if too_long else whole
+            yield record
+            taken_bytes += len(record.value or b"") + len(record.key or b"")
+            if taken_bytes > FETCH_BYTES_MAX:
+                return
+
+    def _all_records(self) -> Iterator[ConsumerRecord]:
         """One batch at a time through aiokafka's own reader."""
         batches = self._records
         while batches.has_next():
@@ -129,6 +161,15 @@ class BoundedPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 -1,
                 (),
             )
+
+
+def _cut(record: ConsumerRecord) -> Oversized:
+    whole = record.value
+    fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    cut = Oversized(**fields | {"value": whole[:VALUE_BYTES_MAX]})
+    cut.value_bytes = len(whole)
+    cut.value_sha256 = hashlib.sha256(whole).digest()
+    return cut
 
 
 class _One:

@@ -28,7 +28,7 @@ from adapters.settings import Settings
 log = logging.getLogger(__name__)
 
 FETCH_BYTES_MAX = 16 * 1024 * 1024
-PARTITION_FETCH_BYTES_MAX = 1024 * 1024
+PARTITION_FETCH_BYTES_MAX = 512 * 1024
 GRACEFUL_SECONDS_MAX = 25.0
 RESUME_SECONDS_MAX = 40.0
 # aiokafka's five minutes would leave new partitions unread for as long.

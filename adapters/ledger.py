@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from adapters.bounded_records import Oversized
 from adapters.faultpoints import reached
 from adapters.postgres import Connection, Pool
 from adapters.queries import load
@@ -213,6 +214,9 @@ def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
 def _dead_row(dead: Dead) -> tuple[object, ...]:
     record, rejected = dead.record, dead.rejected
     value = record.value or b""
+    size, digest = len(value), hashlib.sha256(value).digest()
+    if isinstance(record, Oversized):
+        size, digest = record.value_bytes, record.value_sha256
     return (
         record.partition,
         record.offset,
@@ -222,8 +226,8 @@ def _dead_row(dead: Dead) -> tuple[object, ...]:
         rejected.event_id,
         None if record.key is None else record.key[:1024],
         value[:PAYLOAD_BYTES_MAX],
-        len(value),
-        hashlib.sha256(value).digest(),
+        size,
+        digest,
         datetime.fromtimestamp(record.timestamp / 1000, UTC),
     )
 

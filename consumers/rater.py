@@ -15,7 +15,7 @@ from typing import TypeVar
 import structlog
 from aiokafka import ConsumerRecord
 
-from adapters.bounded_records import Undecompressed
+from adapters.bounded_records import Oversized, Undecompressed
 from adapters.failures import Halt
 from adapters.ledger import BatchTransaction, Ledger, NewAccounts, Outcome, Span
 from adapters.metrics import BatchFigures
@@ -25,7 +25,7 @@ from consumers.batch import Runs
 from core.batch import Dead, Entry, Verdict, judge, rate_all, read
 from core.prices import PriceHistory
 from core.rating import AccountFacts, Rated
-from schemas.events import Reason, Rejected, TimeWindow
+from schemas.events import VALUE_BYTES_MAX, Reason, Rejected, TimeWindow
 
 log = structlog.get_logger()
 Item = TypeVar("Item")
@@ -35,7 +35,7 @@ FACTS_MAX = 200_000
 
 
 DAY_MS = 86_400_000
-_BOMB = Rejected(Reason.TOO_LARGE, "its compressed batch grows beyond 16 MiB", None, None)
+_BOMB = Rejected(Reason.TOO_LARGE, "its compressed batch grows beyond 8 MiB", None, None)
 
 
 class DeadLetterCap:
@@ -143,9 +143,9 @@ class Rater:
             rejected = Rejected(Reason.UNPROCESSABLE, detail, None, None)
             return [], [Dead(record, rejected) for record in records]
         entries: list[Entry] = []
-        dead = [Dead(record, _BOMB) for record in records if isinstance(record, Undecompressed)]
+        dead = [Dead(record, _too_large(record)) for record in records if _is_too_large(record)]
         if dead:
-            records = [record for record in records if not isinstance(record, Undecompressed)]
+            records = [record for record in records if not _is_too_large(record)]
         for chunk in _chunks(records):
             some_entries, some_dead = read(chunk, self._window)
             entries += some_entries
@@ -226,6 +226,17 @@ class Rater:
 def _age_seconds(verdict: Verdict) -> float:
     newest_ms = max((charge.entry.record.timestamp for charge in verdict.charges), default=0)
     return max(0.0, time.time() - newest_ms / 1000) if newest_ms else 0.0
+
+
+def _is_too_large(record: ConsumerRecord) -> bool:
+    return isinstance(record, Undecompressed | Oversized)
+
+
+def _too_large(record: ConsumerRecord) -> Rejected:
+    if isinstance(record, Oversized):
+        detail = f"{record.value_bytes} bytes are more than {VALUE_BYTES_MAX}"
+        return Rejected(Reason.TOO_LARGE, detail, None, None)
+    return _BOMB
 
 
 def _span(run: Sequence[ConsumerRecord]) -> Span:
