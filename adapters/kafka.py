@@ -120,17 +120,23 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
             self.next.pop(partition, None)
             self._sought.discard(partition)
         try:
-            async for attempt in stamina.retry_context(
-                on=(KafkaError, *TRANSIENT), attempts=None, timeout=RESUME_SECONDS_MAX
-            ):
-                with attempt:
-                    await self.resume(assigned)
+            await self.resume(assigned)
             self.joined = True
         except Exception as error:  # noqa: BLE001 - handed to stop(), which ends the process
             self._stop(error)
 
     async def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        """Reads the positions and seeks; raises Halt when Kafka's log can not continue them."""
+        """Reads the positions and seeks; raises Halt when Kafka's log can not continue them.
+
+        Trouble is waited out for a while before it is raised.
+        """
+        async for attempt in stamina.retry_context(
+            on=(KafkaError, *TRANSIENT), attempts=None, timeout=RESUME_SECONDS_MAX
+        ):
+            with attempt:
+                await self._resume(partitions)
+
+    async def _resume(self, partitions: Sequence[TopicPartition]) -> None:
         if not partitions:
             return
         consumer = self.consumer
@@ -143,6 +149,8 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
         epochs = {position.epoch for position in stands.values()}
         if len(epochs) != 1:
             raise Halt("epoch", f"partitions of one topic are in different epochs: {epochs}")
+        if epochs != {self.epoch}:
+            self._anchors.clear()
         self.epoch = epochs.pop()
         for tp in partitions:
             position = stands[tp.partition]
