@@ -10,6 +10,7 @@ import asyncpg
 import psutil
 from aiokafka import AIOKafkaProducer
 
+from adapters.bounded_records import BATCH_BYTES_MAX
 from adapters.settings import Settings
 from schemas.topics import USAGE_EVENTS
 from tests.batches import usage
@@ -19,7 +20,7 @@ MIB = 1024 * 1024
 RATER_BYTES_MAX = 300 * MIB
 # As far as 256 KiB of each codec reach: snappy never gets to the bound, and is too large by itself.
 BOMBS = {"zstd": 300 * MIB, "gzip": 150 * MIB, "lz4": 50 * MIB, "snappy": 4 * MIB}
-BELOW_THE_BOUND = 15 * MIB
+BELOW_THE_BOUND = BATCH_BYTES_MAX - MIB
 
 
 @dataclass
@@ -122,7 +123,7 @@ async def test_many_batches_just_below_the_bound_do_not_add_up(
 ) -> None:
     sent = Sent(settings, topics[USAGE_EVENTS.name])
     await sent.send_good()
-    await sent.send_bombs("zstd", BELOW_THE_BOUND, count=60)
+    await sent.send_bombs("zstd", BELOW_THE_BOUND, count=100)
     await sent.send_good()
     with Worker("rater", environment) as rater:
         async with _measured(rater) as peak:

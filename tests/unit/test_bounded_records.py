@@ -1,6 +1,7 @@
 """Bounded decompression: aiokafka's own below the bound; above it, every offset still comes."""
 
 import gzip
+import hashlib
 import struct
 from collections.abc import Callable
 
@@ -17,14 +18,17 @@ from hypothesis import strategies as st
 from adapters import bounded_records
 from adapters.bounded_records import (
     BATCH_BYTES_MAX,
+    FETCH_BYTES_MAX,
     Bomb,
     BoundedPartitionRecords,
+    Oversized,
     Undecompressed,
     gzip_decode,
     lz4_decode,
     snappy_decode,
     zstd_decode,
 )
+from schemas.events import VALUE_BYTES_MAX
 
 Codec = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes], Callable[[bytes], bytes]]
 
@@ -210,3 +214,37 @@ def test_every_offset_comes_once_and_in_order(
         offset += size
     first = min(skipped, sizes[0] - 1)
     assert [record.offset for record in read(data, first)] == list(range(first, offset))
+
+
+@pytest.mark.usefixtures("_installed")
+def test_a_value_that_no_event_may_have_is_cut_and_says_what_it_was() -> None:
+    longest, longer = b"x" * VALUE_BYTES_MAX, b"xy" * VALUE_BYTES_MAX
+    whole, cut, after = read(batch(4, [longest, longer, b"after"]), 4)
+    assert (whole.offset, whole.value, isinstance(whole, Oversized)) == (4, longest, False)
+    assert isinstance(cut, Oversized)
+    assert (cut.offset, cut.key, cut.value) == (5, b"acct", longer[:VALUE_BYTES_MAX])
+    assert cut.value_bytes == len(longer)
+    assert cut.value_sha256 == hashlib.sha256(longer).digest()
+    assert (after.offset, after.value) == (6, b"after")
+
+
+@pytest.mark.usefixtures("_installed")
+@pytest.mark.parametrize("records_of_a_batch", [1, 7, 100])
+def test_a_fetch_ends_when_it_is_large_and_the_next_one_goes_on_there(
+    records_of_a_batch: int,
+) -> None:
+    value = b"x" * VALUE_BYTES_MAX
+    count = 300 // records_of_a_batch
+    batches = [batch(n * records_of_a_batch, [value] * records_of_a_batch) for n in range(count)]
+    found: list[int] = []
+    fetches = 0
+    while len(found) < count * records_of_a_batch:
+        # A broker answers from the beginning of the batch that holds the offset.
+        reader = read(b"".join(batches[len(found) // records_of_a_batch :]), len(found))
+        taken = list(reader)
+        assert sum(len(record.value) for record in taken) <= FETCH_BYTES_MAX + VALUE_BYTES_MAX
+        found += [record.offset for record in taken]
+        assert reader.next_fetch_offset == len(found)
+        fetches += 1
+    assert found == list(range(count * records_of_a_batch))
+    assert fetches == 5
