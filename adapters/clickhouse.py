@@ -20,7 +20,7 @@ from adapters.settings import Settings
 SQL = load("copy", "clickhouse")
 MIGRATIONS = files("sql") / "clickhouse" / "migrations"
 CONNECT_SECONDS_MAX = 5
-ANSWER_SECONDS_MAX = 120
+ANSWER_SECONDS_MAX = 600
 
 # How a CSV made by PostgreSQL's COPY is read, byte for byte, and how its insert is made repeatable.
 # Everything is said: defaults differ between ClickHouse versions (async_insert since 26.2).
@@ -95,7 +95,12 @@ def _first_line(error: Exception) -> str:
     return said.partition(" (version ")[0].splitlines()[0][:500]
 
 
-def connect(settings: Settings, *, database: str | None = None) -> Client:
+def connect(
+    settings: Settings,
+    *,
+    database: str | None = None,
+    answer_seconds_max: int = ANSWER_SECONDS_MAX,
+) -> Client:
     """A client of the configured database (or of `database`). Raises Refused or Unreachable.
 
     One request at a time. Nothing is kept on the server between requests, so a restarted
@@ -113,7 +118,7 @@ def connect(settings: Settings, *, database: str | None = None) -> Client:
             password=unquote(url.password or ""),
             database=settings.clickhouse_database if database is None else database,
             connect_timeout=CONNECT_SECONDS_MAX,
-            send_receive_timeout=ANSWER_SECONDS_MAX,
+            send_receive_timeout=answer_seconds_max,
             autogenerate_session_id=False,
             compress=False,
         )

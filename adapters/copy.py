@@ -23,6 +23,7 @@ from core.ranges import Stream, token
 
 TABLE_OF: Final = {Stream.CHARGE: "charge", Stream.CREDIT: "credit_transaction"}
 REQUEST_UNDER_WAY_SECONDS = 0.005
+INSERT_SECONDS_MAX = 45  # shorter than the watchdog's patience: a mute ClickHouse is no stall
 Result = TypeVar("Result")
 
 
@@ -126,7 +127,7 @@ class Copy:
         """Runs the work with a client; one that failed is not used again."""
         client, self._client = self._client, None
         if client is None:
-            client = connect(self._settings)
+            client = connect(self._settings, answer_seconds_max=INSERT_SECONDS_MAX)
         try:
             answer = work(client)
         except BaseException:

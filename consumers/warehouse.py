@@ -9,6 +9,7 @@ touches nothing else.
 import asyncio
 import signal
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -49,6 +50,7 @@ class Warehouse:
         self._metrics = metrics
         self._progress = progress
         self._idle_seconds = settings.ship_wait_ms / 1000
+        self._gather_rows = settings.ship_rows_max // 2
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -65,31 +67,29 @@ class Warehouse:
                     generation = await self._copy.agree()
                     log.info("shipping", generation=generation)
                     self._progress.ready = agreed = True
-                shipped = await self.ship_once()
+                await self.ship_once()
                 failures = 0
             except TROUBLE as trouble:
                 failures += 1
                 agreed = self._progress.ready = False
                 await self._wait_out(trouble, failures)
                 continue
-            if not shipped:
+            # Small inserts cost ClickHouse more than they bring: let rows gather, unless many wait.
+            if self._progress.lag < self._gather_rows:
                 await self._pause(self._idle_seconds)
 
-    async def ship_once(self) -> int:
-        """Ships at most one range of each stream; returns how many."""
-        shipped = 0
+    async def ship_once(self) -> None:
+        """Ships at most one range of each stream."""
         for stream in Stream:
             started = time.monotonic()
             done = await self._copy.ship_next(stream)
             if done is None:
                 continue
-            shipped += 1
             seconds = time.monotonic() - started
             self._metrics.shipped(stream, rows=done.row_count, seconds=seconds)
             self._progress.batch_done(done.row_count)
             log.debug("shipped", stream=stream, range_id=done.range_id, rows=done.row_count)
         await self._measure_lag()
-        return shipped
 
     async def _measure_lag(self) -> None:
         waiting = await self._ranges.waiting()
@@ -101,6 +101,8 @@ class Warehouse:
     async def _wait_out(self, trouble: Exception, failures: int) -> None:
         pause = min(BACK_OFF_SECONDS_MAX, BACK_OFF_SECONDS_MIN * 2 ** min(failures - 1, 10))
         self._metrics.retried(type(trouble).__name__)
+        with suppress(*TRANSIENT):
+            await self._measure_lag()
         # Waiting for ClickHouse is what this stage is for: a restart would not bring it back.
         self._progress.resumed()
         log.warning(

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 from clickhouse_connect.driver.client import Client
@@ -11,6 +12,7 @@ from adapters import clickhouse
 from adapters.clickhouse import insert_csv
 from adapters.clickhouse_tables import read_tables, weak_tables
 from adapters.failures import Halt
+from adapters.queries import load
 from adapters.settings import Settings
 from core.ranges import Stream, token
 from tests.planted_ledger import Batch, connect, plant
@@ -178,3 +180,45 @@ def _raw_rows(client: Client) -> dict[str, int]:
     counts = "SELECT (SELECT count() FROM charge), (SELECT sum(events) FROM charge_by_day)"
     [(charges, events)] = client.query(counts).result_rows
     return {"charge": charges, "charge_by_day": events}
+
+
+async def test_a_range_is_found_by_its_index_however_large_the_ledger_is(
+    settings: Settings,
+) -> None:
+    await plant(settings, Batch(20_000))
+    connection = await connect(settings)
+    await connection.execute("ANALYZE charge")
+    statements = load("ranges")
+    bounds = (1, [0, 1, 2], [100, 100, 100], [200, 200, 200])
+    for statement, more in (
+        (statements.charge_months, ()),
+        (statements.charge_rows, (1, datetime(2026, 11, 1, tzinfo=UTC))),
+    ):
+        plan = await connection.fetch(f"EXPLAIN {statement}", *bounds, *more)
+        text = "\n".join(line for (line,) in plan)
+        assert "Index Scan using charge_position" in text
+        assert "Seq Scan on charge" not in text
+    await connection.close()
+
+
+async def test_the_stage_ships_until_it_is_told_to_stop(
+    settings: Settings, environment: dict[str, str]
+) -> None:
+    await plant(settings, Batch(500))
+    stage = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _SHIP_AND_DIE, env=environment, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        for _ in range(300):
+            if ask(settings, "SELECT count() FROM charge") == [(500,)]:
+                break
+            await asyncio.sleep(0.1)
+        stage.terminate()
+        assert await asyncio.wait_for(stage.wait(), 30) == 0
+    finally:
+        if stage.returncode is None:
+            stage.kill()
+            await stage.wait()
+    async with bench(settings) as at:
+        await at.drain_with_credits()
+    assert await assert_copied_exactly(settings) == 500
