@@ -346,6 +346,19 @@ def test_old_bad_records_are_forgiven() -> None:
     _booked(cap, 8, BAD)
 
 
+def test_what_leaves_the_window_does_not_count_against_the_batch_that_pushes_it_out() -> None:
+    cap = DeadLetterCap(0.5, 100)
+    cap.booked(10, Counter(invalid=10))
+    _booked(cap, 9, Counter(invalid=4))
+    cap.check(10, Counter(invalid=5))
+
+
+def test_a_cap_remembers_no_more_than_its_window() -> None:
+    cap = DeadLetterCap(0.5, 100)
+    _booked(cap, 1_000, Counter(invalid=1))
+    assert len(cap._latest) <= 11
+
+
 def test_a_single_batch_as_large_as_the_window_is_judged_by_itself() -> None:
     with pytest.raises(Halt):
         DeadLetterCap(0.5, 100).check(100, Counter(too_old=51))
