@@ -84,7 +84,7 @@ class Surgeon:
                 node = await admin.find_coordinator(self._group)
                 answer = await admin._send_request(DeleteGroupsRequest([self._group]), node)
                 [(_, code)] = answer.results
-                return code == 0
+                return bool(code == 0)
 
             await eventually(deleted, SECONDS_MAX, "the group is deleted")
 

@@ -31,7 +31,10 @@ async def test_a_rater_frozen_beyond_its_session_changes_nothing_when_it_wakes(
     await bench.verdict.drained(SLACK_SECONDS + 10)
     assert await bench.verdict.applied() > before, "nobody went on: the fault had no effect"
     frozen.signal(signal.SIGCONT)
+    awake = time.monotonic() + 4
+    watching = asyncio.create_task(bench.verdict.watch_positions(lambda: time.monotonic() > awake))
     await bench.publish(traffic, 1_000)
+    await watching
     await bench.exact(traffic.expected)
     assert other.status is None
     assert frozen.status is None, "it was not the worker's fault"

@@ -47,9 +47,7 @@ async def test_the_fence_refuses_a_worker_that_was_replaced_in_its_sleep(
         assert await _found(bench, traffic) == set()
         assert sleeper.status is None
     else:
-        await eventually(
-            lambda: _twice(bench), AWAKE_SECONDS + 20, "the sleeper books its batch again"
-        )
+        await eventually(lambda: _twice(bench), AWAKE_SECONDS + 20, "it books its batch again")
 
 
 async def _twice(bench: Bench) -> bool:

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections import Counter
+from itertools import cycle
 from random import Random
 
 from tests.faults.bench import Bench
@@ -27,6 +28,14 @@ LIFE_SECONDS_MAX = 8.0
 HITS_MIN = 3
 
 
+def _every_other(points: tuple[str, ...]) -> list[str | None]:
+    """The points, with a death at random after every two."""
+    turns: list[str | None] = []
+    for n, point in enumerate(points):
+        turns += [point, None] if n % 2 else [point]
+    return turns
+
+
 class Storm:
     """Keeps a number of workers alive and kills each of them after a while."""
 
@@ -43,13 +52,13 @@ class Storm:
 
     async def slot(self, stage: str, points: tuple[str, ...], name: str) -> None:
         """One place for a worker: whoever dies is replaced."""
-        turn = 0
-        while not self.over:
-            turn += 1
-            if turn % 3 == 0:
+        for point in cycle(_every_other(points)):
+            if self.over:
+                return
+            if point is None:
                 await self._at_random(stage, name)
             else:
-                await self._at_point(stage, points[turn % len(points)], name)
+                await self._at_point(stage, point, name)
 
     async def _at_point(self, stage: str, point: str, name: str) -> None:
         nth = self._rng.randint(1, 4)
@@ -81,6 +90,7 @@ async def test_two_hundred_kills_lose_nothing_and_double_nothing(bench: Bench) -
         tasks.create_task(
             bench.publisher.flow(traffic, per_second=EVENTS_PER_SECOND, until=lambda: storm.over)
         )
+        looks = tasks.create_task(bench.verdict.watch_positions(lambda: storm.over))
         for n in range(RATERS):
             tasks.create_task(storm.slot("rater", RATER_POINTS, f"rater-{n}"))
         for n in range(WAREHOUSES):
@@ -101,4 +111,5 @@ async def test_two_hundred_kills_lose_nothing_and_double_nothing(bench: Bench) -
     points += [f"warehouse {point}" for point in (*WAREHOUSE_POINTS, "at random")]
     rare = [point for point in points if storm.marks[point] < min(HITS_MIN, KILLS // 40)]
     assert not rare, f"too few hits: {rare} in {storm.marks}"
+    assert looks.result() > KILLS // 4
     assert traffic.repeated_with_another_time > 0

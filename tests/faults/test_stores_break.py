@@ -104,7 +104,7 @@ async def test_a_lost_reply_to_commit_charges_nothing_twice(bench: Bench) -> Non
         rater = bench.fleet.start(batch_records=50, postgres=proxy.dsn)
         bench.fleet.start("warehouse")
         proxy.every = 2
-        await bench.publish(traffic, 2_000)
+        await bench.publish(traffic, 1_000)
         await bench.verdict.drained(60)
     finally:
         await proxy.close()

@@ -4,8 +4,9 @@ Works out everything from the events that were published; then asks the product'
 must agree.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 import asyncpg
@@ -52,8 +53,26 @@ class Verdict:
 
     async def applied(self) -> int:
         """Offsets applied so far, over all partitions."""
-        rows = await self.fetch(POSITIONS, self.topic)
+        rows = await self._positions()
         return sum(row["next_offset"] for row in rows)
+
+    async def watch_positions(self, until: Callable[[], bool]) -> int:
+        """Looks at the positions again and again: none goes back. Returns its looks."""
+        looks = 0
+        before: dict[int, int] = {}
+        while not until():
+            stands = {row["partition"]: row["next_offset"] for row in await self._positions()}
+            back = {
+                p: (offset, stands.get(p)) for p, offset in before.items() if stands[p] < offset
+            }
+            assert not back, f"positions went back: {back}"
+            before = stands
+            looks += 1
+            await asyncio.sleep(0.1)
+        return looks
+
+    async def _positions(self) -> list[asyncpg.Record]:
+        return await self.fetch(POSITIONS, self.topic)
 
     async def charges(self) -> int:
         """Charges in PostgreSQL."""
@@ -74,9 +93,7 @@ class Verdict:
 
     async def _at_the_end(self) -> bool:
         log = await offsets(self._settings, self.topic)
-        stands = {
-            row["partition"]: row["next_offset"] for row in await self.fetch(POSITIONS, self.topic)
-        }
+        stands = {row["partition"]: row["next_offset"] for row in await self._positions()}
         return bool(log) and all(
             end == stands.get(partition, 0) for partition, (_, end) in log.items()
         )
@@ -104,7 +121,7 @@ class Verdict:
         wrong = [
             name for name in expected.keys() & amounts.keys() if expected[name] != amounts[name]
         ]
-        found = {
+        found: dict[str, Sequence[object]] = {
             "lost": sorted(lost),
             "not published": sorted(foreign),
             "doubled": sorted(name for name, n in times.items() if n > 1),
@@ -136,7 +153,7 @@ class Verdict:
             if sum(booked) != end - start:
                 wrong.append(f"epoch {epoch} partition {partition}: {booked} for {start} to {end}")
             ends[epoch, partition] = end
-        for row in await self.fetch(POSITIONS, self.topic):
+        for row in await self._positions():
             end = ends.get((row["epoch"], row["partition"]), row["first_offset"])
             if end != row["next_offset"]:
                 wrong.append(f"partition {row['partition']} stands at {row['next_offset']}, {end}")

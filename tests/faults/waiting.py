@@ -1,21 +1,24 @@
 """Waiting for other processes: nothing tells a test when they are done, so it looks."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 POLL_SECONDS = 0.05
 
 
 async def eventually(
-    check: Callable[[], Awaitable[bool] | bool], seconds_max: float, what: str = ""
+    check: Callable[[], Awaitable[bool] | bool], seconds_max: float, what: str
 ) -> None:
-    """Returns once the check is true; raises TimeoutError that says `what` did not happen."""
-    try:
-        async with asyncio.timeout(seconds_max):
-            while not await _answer(check):
-                await asyncio.sleep(POLL_SECONDS)
-    except TimeoutError:
-        raise TimeoutError(f"not within {seconds_max} s: {what}") from None
+    """Returns once the check is true; raises TimeoutError that says `what` did not happen.
+
+    A check is never cut off: it may have connections open. Each ends by its own time limits.
+    """
+    deadline = time.monotonic() + seconds_max
+    while not await _answer(check):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds_max} s: {what}")
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def _answer(check: Callable[[], Awaitable[bool] | bool]) -> bool:
