@@ -38,7 +38,8 @@ class Bench:
             connection = await connect(self.settings)
             booked = await connection.fetchval("SELECT count(*) FROM credit_transaction")
             await connection.close()
-            if ask(self.settings, "SELECT count() FROM credit_transaction") == [(booked,)]:
+            counted = await asyncio.to_thread(ask, self.settings, COUNT_CREDITS)
+            if counted == [(booked,)]:
                 return
             await asyncio.sleep(0.1)
         raise AssertionError("the credits did not arrive, or came more than once")
@@ -56,6 +57,7 @@ def ask(settings: Settings, sql: str) -> list[tuple[object, ...]]:
         return [tuple(row) for row in client.query(sql).result_rows]
 
 
+COUNT_CREDITS = "SELECT count() FROM credit_transaction"
 COLUMNS = """account_id, event_id, partition, epoch, "offset", payload_hash, price_version, rule,
 rated_micro, amount_micro, balance_after_micro, tier, demo, source, action, provider, model,
 power_level, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
