@@ -83,7 +83,8 @@ async def _measured(worker: Worker) -> AsyncIterator[list[int]]:
         sampling.cancel()
 
 
-async def _assert_all_accounted_for(sent: Sent) -> None:
+async def _assert_all_accounted_for(sent: Sent) -> set[int]:
+    """Returns the sizes that the dead letters say their values had."""
     connection = await asyncpg.connect(sent.settings.postgres.get_secret_value())
     try:
         charged = await connection.fetch("SELECT event_id, amount_micro FROM charge")
@@ -94,6 +95,7 @@ async def _assert_all_accounted_for(sent: Sent) -> None:
     assert {row["amount_micro"] for row in charged} == {3_750}
     assert sorted(row["offset"] for row in dead) == sent.bombs
     assert {row["reason"] for row in dead} == {"too_large"}
+    return {row["payload_bytes"] for row in dead}
 
 
 async def test_bombs_of_every_codec_are_dead_letters_and_what_is_around_them_is_charged(
@@ -109,7 +111,7 @@ async def test_bombs_of_every_codec_are_dead_letters_and_what_is_around_them_is_
         async with _measured(rater) as peak:
             await wait_applied(settings, sent.offsets, seconds_max=60, worker=rater)
         assert rater.process.poll() is None
-    await _assert_all_accounted_for(sent)
+    assert await _assert_all_accounted_for(sent) == {0, BOMBS["snappy"]}
     assert peak[0] < RATER_BYTES_MAX, f"{peak[0] / MIB:.0f} MiB"
     # The last applied record is a bomb: the next worker knows the log by it all the same.
     with Worker("rater", environment) as rater:
@@ -128,5 +130,5 @@ async def test_many_batches_just_below_the_bound_do_not_add_up(
     with Worker("rater", environment) as rater:
         async with _measured(rater) as peak:
             await wait_applied(settings, sent.offsets, seconds_max=60, worker=rater)
-    await _assert_all_accounted_for(sent)
+    assert await _assert_all_accounted_for(sent) == {BELOW_THE_BOUND}
     assert peak[0] < RATER_BYTES_MAX, f"{peak[0] / MIB:.0f} MiB"

@@ -181,7 +181,7 @@ async def test_both_stores_hold_what_the_file_says(
     command = ("publish", str(path), "--shift-to-now", "last", *trace.options)
     with Worker("rater", environment) as rater, Worker("warehouse", environment):
         published = await report(environment, *command)
-        assert (published["events"], published["refused"]) == (events, 0)
+        assert (published["published"], published["refused"]) == (events, 0)
         assert (published["input_tokens"], published["output_tokens"]) == expected[""][1:3]
         await wait_applied(settings, events, seconds_max=180, worker=rater)
         await report(environment, *command)
