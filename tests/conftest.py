@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +45,7 @@ def _no_settings_from_outside() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack() -> Iterator[Stack]:
     """The running stack: one of the session's own, or the one that TOLLGATE_TEST_HOME names, which
     is started if need be and left running. A test that stops or kills a component uses `own_stack`.
     """
@@ -53,29 +55,32 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         found.up()
         yield found
         return
-    yield from _fresh_stack(tmp_path_factory)
+    yield from _fresh_stack()
 
 
 @pytest.fixture(scope="session")
-def own_stack(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
+def own_stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """A running stack that nobody else uses, so that its components may be killed. A test leaves
     it running.
     """
     if os.environ.get("TOLLGATE_TEST_HOME"):
-        yield from _fresh_stack(tmp_path_factory)
+        yield from _fresh_stack()
     else:
         yield request.getfixturevalue("stack")
 
 
-def _fresh_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = Stack(tmp_path_factory.mktemp("stack"), Ports.free())
+def _fresh_stack() -> Iterator[Stack]:
+    """Not below pytest's own directory: another pytest of root takes its permissions back, under
+    which PostgreSQL, a user of its own, would lose its data.
+    """
+    home = Path(tempfile.mkdtemp(prefix="tollgate-tests-"))
+    made = Stack(home, Ports.free())
     try:
         made.up()
         yield made
     finally:
         made.down()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
