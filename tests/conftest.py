@@ -98,6 +98,7 @@ def settings(stack: Stack, template_database: str) -> Iterator[Settings]:
     """Settings of a migrated database in PostgreSQL, one in ClickHouse and a prefix for topics, all
     of them new and gone after the test. The topics are made by the fixture `topics`.
     """
+    stack.up()  # a test before this one may have killed a component and failed
     name = f"test_{uuid.uuid4().hex[:12]}"
     create = f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"'
     in_a_loop(lambda: _administer(stack, create))
