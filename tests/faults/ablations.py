@@ -111,6 +111,12 @@ def token() -> None:
 
 
 @_guard
+def window() -> None:
+    """Nobody asks whether ClickHouse remembers the names of inserts."""
+    _replace(adapters.copy, "weak_tables", lambda *_: [])
+
+
+@_guard
 def intent() -> None:
     """A range under way is forgotten, and a new one is cut: what waits now."""
     open_range = Ranges.open
