@@ -257,6 +257,12 @@ class Ledger:
         if transaction.moved:
             reached("after_commit")
 
+    async def recent_outcomes(self) -> list[tuple[int, int]]:
+        """Records and dead letters of the latest batches, whoever applied them, oldest first."""
+        async with self._pool.acquire(timeout=10) as connection:
+            rows = await connection.fetch(SQL.recent_outcomes, self._topic)
+        return [(row["records"], row["dead"]) for row in reversed(rows)]
+
     async def positions(self, first_offsets: Mapping[int, int]) -> dict[int, Position]:
         """Where each partition stands; one never seen before is opened at the offset given."""
         async with self._pool.acquire(timeout=10) as connection:

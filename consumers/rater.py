@@ -42,6 +42,7 @@ class DeadLetterCap:
     """Halts when too large a share of the latest records is dead: a bad deployment, not bad data.
 
     Without it a wrong price book or a broken decoder would empty the topic into the dead letters.
+    Only a batch that is bad itself halts, so that a repaired release goes on at once.
     """
 
     def __init__(self, share_max: float, window_records: int) -> None:
@@ -53,7 +54,10 @@ class DeadLetterCap:
 
     def check(self, records: int, reasons: Counter[str]) -> None:
         """Looks at a batch that is about to be booked; raises Halt instead of letting it be."""
-        all_records, all_dead = self._records + records, self._dead + sum(reasons.values())
+        dead = sum(reasons.values())
+        if dead <= self._share_max * records:
+            return
+        all_records, all_dead = self._records + records, self._dead + dead
         for old_records, old_dead in self._latest:
             if all_records - old_records < self._window_records:
                 break
@@ -68,9 +72,8 @@ class DeadLetterCap:
                 "release; raise TOLLGATE_DEAD_LETTER_SHARE_MAX to go on",
             )
 
-    def booked(self, records: int, reasons: Counter[str]) -> None:
+    def booked(self, records: int, dead: int) -> None:
         """Counts a batch that was committed, so that a retried one counts once."""
-        dead = sum(reasons.values())
         self._latest.append((records, dead))
         self._records += records
         self._dead += dead
@@ -125,7 +128,7 @@ class Rater:
                 batch_id = await transaction.next_batch_id()
                 await transaction.post(verdict.charges, batch_id)
                 await transaction.book(batch_id, _outcomes(spans, verdict), verdict.dead)
-        self._cap.booked(total, reasons)
+        self._cap.booked(total, sum(reasons.values()))
         return BatchFigures(
             seconds=time.perf_counter() - began,
             charged=len(verdict.charges),
@@ -157,8 +160,7 @@ class Rater:
         """Prices with the facts that were true last time; under the lock they are compared."""
         ratings: list[Rated | Rejected] = []
         if self._history is None:
-            async with self._ledger.transaction() as transaction:
-                await self._load_prices(transaction)
+            await self._begin()
         assert self._history is not None  # noqa: S101 - _load_prices sets it or raises
         for chunk in _chunks(entries):
             known = {
@@ -168,6 +170,13 @@ class Rater:
             ratings += rate_all(chunk, self._history, known)
             await asyncio.sleep(0)
         return ratings
+
+    async def _begin(self) -> None:
+        """Loads prices, and the outcomes before ours: a restart is no way around the cap."""
+        async with self._ledger.transaction() as transaction:
+            await self._load_prices(transaction)
+        for records, dead in await self._ledger.recent_outcomes():
+            self._cap.booked(records, dead)
 
     async def _load_prices(self, transaction: BatchTransaction) -> None:
         history = await load_history(transaction.connection)

@@ -188,6 +188,10 @@ async def test_too_many_dead_letters_halt_the_rater_and_book_nothing(settings: S
         with pytest.raises(Halt, match=r"dead letters .*bad_json"):
             await bench.apply(b"{", b"{", b"{", b"{", first=18)
         assert await bench.state() == before
+        async with desk(bench.settings) as restarted:
+            with pytest.raises(Halt, match=r"dead letters .*bad_json"):
+                await restarted.apply(b"{", b"{", b"{", first=18)
+            await restarted.apply(*[usage(f"good{n}") for n in range(9)], b"{", first=18)
 
 
 async def test_an_unpublished_price_book_stops_the_rater_instead_of_killing_events(

@@ -305,7 +305,7 @@ BAD = Counter({"bad_json": 6})
 def _booked(cap: DeadLetterCap, count: int, dead: Counter[str]) -> None:
     for _ in range(count):
         cap.check(10, dead)
-        cap.booked(10, dead)
+        cap.booked(10, dead.total())
 
 
 def test_a_cap_needs_a_full_window_first() -> None:
@@ -348,7 +348,7 @@ def test_old_bad_records_are_forgiven() -> None:
 
 def test_what_leaves_the_window_does_not_count_against_the_batch_that_pushes_it_out() -> None:
     cap = DeadLetterCap(0.5, 100)
-    cap.booked(10, Counter(invalid=10))
+    cap.booked(10, 10)
     _booked(cap, 9, Counter(invalid=4))
     cap.check(10, Counter(invalid=5))
 
@@ -357,6 +357,16 @@ def test_a_cap_remembers_no_more_than_its_window() -> None:
     cap = DeadLetterCap(0.5, 100)
     _booked(cap, 1_000, Counter(invalid=1))
     assert len(cap._latest) <= 11
+
+
+def test_a_good_batch_goes_on_however_bad_the_ones_before_were() -> None:
+    cap = DeadLetterCap(0.5, 100)
+    for _ in range(20):
+        cap.booked(10, 10)
+    cap.check(10, Counter())
+    cap.check(10, Counter(invalid=5))
+    with pytest.raises(Halt):
+        cap.check(10, BAD)
 
 
 def test_a_single_batch_as_large_as_the_window_is_judged_by_itself() -> None:

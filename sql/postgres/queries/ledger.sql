@@ -140,6 +140,22 @@ SET next_offset = moved.next_offset, last_digest = moved.digest, updated_at = no
 FROM unnest($2::integer[], $3::bigint[], $4::bigint[]) AS moved (partition, next_offset, digest)
 WHERE stands.topic = $1 AND stands.partition = moved.partition
 
+-- name: recent_outcomes
+-- The latest batches of the topic, newest first: what a new worker knows of the ones before it.
+-- $1 topic. At most 50 of each partition, found by the primary key.
+SELECT latest.batch_id, sum(to_offset - from_offset)::bigint AS records, sum(dead)::bigint AS dead
+FROM stream_position AS stands
+CROSS JOIN LATERAL (
+    SELECT batch_id, from_offset, to_offset, dead
+    FROM batch_outcome AS b
+    WHERE b.topic = stands.topic AND b.partition = stands.partition AND b.epoch = stands.epoch
+    ORDER BY b.from_offset DESC
+    LIMIT 50
+) AS latest
+WHERE stands.topic = $1
+GROUP BY latest.batch_id
+ORDER BY latest.batch_id DESC
+
 -- name: open_positions
 -- A partition never seen before starts at $3, pairwise with $2, in the topic's present epoch.
 -- Idempotent: a position that exists is not touched.
