@@ -16,7 +16,6 @@ from stack.process import Launch, group_of
 
 OWNER = "tollgate"
 CREATE = b"CREATE DATABASE tollgate\n"
-SOCKET_PATH_MAX = 103  # bytes that fit sockaddr_un, with the final zero
 
 # fsync and synchronous_commit stay on: the promise of the ledger is tested on them.
 TUNING = {
@@ -55,9 +54,8 @@ def prepare(directory: Path, port: int) -> Launch:
     if not (data / "PG_VERSION").exists():
         _create(binaries, data, user_id)
     argv = [str(binaries / "postgres"), "-D", str(data), "-p", str(port), "-h", HOST]
-    socket_path = directory / f".s.PGSQL.{port}"
-    fits = len(os.fsencode(socket_path)) <= SOCKET_PATH_MAX
-    argv += ["-k", str(directory) if fits else ""]
+    # No socket in the file system: its lock would outlive a kill, and every client uses TCP.
+    argv += ["-k", ""]
     for name, value in TUNING.items():
         argv += ["-c", f"{name}={value}"]
     log = directory / "postgres.log"

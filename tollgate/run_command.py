@@ -39,6 +39,8 @@ def run(
     Logs go to stderr. Exit codes: 0 stopped as asked, 1 halted with a reason, 70 the watchdog saw
     no progress.
     """
+    import gc
+
     import uvloop
 
     from adapters.logs import configure_logs
@@ -47,6 +49,9 @@ def run(
     overrides = {} if probe_port is None else {"probe_port": probe_port}
     settings = load_settings(**overrides)
     configure_logs(settings, stage=stage.value)
+    # A batch is tens of thousands of objects without cycles. By default Python looks through them
+    # again and again: a sixth of a rater's processor time.
+    gc.set_threshold(20_000, 20, 50)
     uvloop.run(_run(stage, settings))
 
 
