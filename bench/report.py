@@ -122,7 +122,8 @@ def _costs(document: dict[str, Any]) -> list[str]:
     return [
         "## What each process costs",
         "",
-        "Peak memory, and processor time per record of the first drain, starting included.",
+        "Peak memory, and processor time per record, in the drain of the first row, starting",
+        "included.",
         "PostgreSQL is the sum of its processes, shared buffers counted once.",
         "",
         *_table(["", "MiB", "CPU us/record"], rows),
