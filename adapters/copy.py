@@ -15,7 +15,7 @@ from adapters.clickhouse_tables import (
     read_tables,
     weak_tables,
 )
-from adapters.failures import Halt
+from adapters.failures import Halt, HaltReason
 from adapters.faultpoints import reached
 from adapters.ranges import Range, Ranges
 from adapters.settings import Settings
@@ -50,12 +50,12 @@ class Copy:
         try:
             tables = await asyncio.to_thread(self._with_client, read_tables)
         except Refused as refusal:
-            raise Halt("refused", f"ClickHouse does not let us in: {refusal}") from refusal
+            raise Halt(HaltReason.REFUSED, f"ClickHouse does not let us in: {refusal}") from refusal
         held = generation_of(tables)
         if held == wanted:
             if weak := weak_tables(tables):
                 raise Halt(
-                    "deduplication-window",
+                    HaltReason.DEDUPLICATION_WINDOW,
                     f"{', '.join(weak)} would keep a repeated insert: set "
                     "non_replicated_deduplication_window = 10000 on it",
                 )
@@ -65,14 +65,15 @@ class Copy:
             raise WrongGeneration(f"ClickHouse holds generation {held}, wanted is {wanted}")
         if held is None:
             raise Halt(
-                "not-migrated", "ClickHouse has no tables to copy to: run `tollgate migrate`"
+                HaltReason.NOT_MIGRATED,
+                "ClickHouse has no tables to copy to: run `tollgate migrate`",
             )
         if held == NOTHING_COPIED and not await self._ranges.anything_shipped(wanted):
             accept = partial(accept_generation, generation=wanted)
             await asyncio.to_thread(self._with_client, accept)
             return wanted
         raise Halt(
-            "generation",
+            HaltReason.GENERATION,
             f"ClickHouse's copy is of generation {held}, PostgreSQL shipped generation {wanted}: "
             "the copy was replaced, or a rebuild was interrupted; run `tollgate rebuild`",
         )
@@ -95,7 +96,8 @@ class Copy:
             if await self.agree() != opened.generation:
                 raise WrongGeneration("a rebuild threw this range away") from refusal
             raise Halt(
-                "refused", f"ClickHouse refused range {opened.range_id} of {stream}: {refusal}"
+                HaltReason.REFUSED,
+                f"ClickHouse refused range {opened.range_id} of {stream}: {refusal}",
             ) from refusal
         reached("before_mark")
         await self._ranges.mark(opened)

@@ -1,5 +1,7 @@
 """Failures that a person is told about in one line."""
 
+from enum import StrEnum
+
 
 class Failure(Exception):  # noqa: N818 - it is read by people: "Failure: port 19092 is taken"
     """Work cannot go on; the message is one clear line that says what to do about it.
@@ -8,12 +10,24 @@ class Failure(Exception):  # noqa: N818 - it is read by people: "Failure: port 1
     """
 
 
+class HaltReason(StrEnum):
+    """Why a stage refuses to go on; docs/operations.md has the way on for each."""
+
+    EPOCH = "epoch"
+    GAP = "gap"
+    DEAD_LETTERS = "dead-letters"
+    NO_PRICE_BOOK = "no-price-book"
+    NOT_MIGRATED = "not-migrated"
+    REFUSED = "refused"
+    DEDUPLICATION_WINDOW = "deduplication-window"
+    GENERATION = "generation"
+    LEDGER_CHANGED = "ledger-changed"
+    TRANSACTIONS_WENT_BACK = "transactions-went-back"
+
+
 class Halt(Failure):
-    """A stage refuses to go on, because going on could lose or double a charge.
+    """A stage refuses to go on, because going on could lose or double a charge."""
 
-    `reason` is one of the halt reasons of docs/operations.md, where the way on is described.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: HaltReason, message: str) -> None:
         super().__init__(f"halted ({reason}): {message}")
         self.reason = reason

@@ -6,6 +6,7 @@ processing, begin at the end of a topic and create topics by themselves.
 
 import asyncio
 import logging
+import os
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import groupby
@@ -20,12 +21,10 @@ from faststream.kafka.subscriber.usecase import BatchSubscriber
 from faststream.middlewares import AckPolicy
 
 from adapters import bounded_records
-from adapters.failures import Halt
+from adapters.failures import Halt, HaltReason
 from adapters.ledger import Position
 from adapters.postgres import TRANSIENT
 from adapters.settings import Settings
-
-log = logging.getLogger(__name__)
 
 FETCH_BYTES_MAX = 16 * 1024 * 1024
 PARTITION_FETCH_BYTES_MAX = 512 * 1024
@@ -41,6 +40,11 @@ CheckLog = Callable[[Mapping[int, Position]], Awaitable[None]]
 def open_broker(settings: Settings, stage: str) -> KafkaBroker:
     """A broker connection that consumes only; topics come from `tollgate migrate`."""
     bounded_records.install()
+    # Its supervisor would restart a consumer task for ever, in a hot loop; our watchdog ends the
+    # process instead.
+    os.environ["FASTSTREAM_SUPERVISOR_DISABLED"] = "1"
+    quiet = logging.getLogger("faststream")
+    quiet.setLevel(logging.WARNING)
     return KafkaBroker(
         settings.kafka,
         client_id=f"tollgate-{stage}",
@@ -48,7 +52,7 @@ def open_broker(settings: Settings, stage: str) -> KafkaBroker:
         allow_auto_create_topics=False,
         metadata_max_age_ms=METADATA_AGE_MS_MAX,
         graceful_timeout=GRACEFUL_SECONDS_MAX,
-        logger=log,
+        logger=quiet,
         log_level=logging.DEBUG,
     )
 
@@ -148,7 +152,8 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._check_last_records(stands)
         epochs = {position.epoch for position in stands.values()}
         if len(epochs) != 1:
-            raise Halt("epoch", f"partitions of one topic are in different epochs: {epochs}")
+            found = ", ".join(map(str, sorted(epochs)))
+            raise Halt(HaltReason.EPOCH, f"partitions of one topic are in epochs {found}")
         if epochs != {self.epoch}:
             self._anchors.clear()
         self.epoch = epochs.pop()
@@ -208,9 +213,9 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._sought.discard(tp)
             elif tp in self._sought and run[0].offset < expected:
                 found = f"it goes on at {run[0].offset}"
-                raise Halt("epoch", epoch_message(tp, found, expected))
+                raise Halt(HaltReason.EPOCH, epoch_message(tp, found, expected))
             elif tp in self._sought:
-                raise Halt("gap", gap_message(tp, expected, run[0].offset))
+                raise Halt(HaltReason.GAP, gap_message(tp, expected, run[0].offset))
             else:
                 self.consumer.seek(tp, expected)
                 self._sought.add(tp)
@@ -220,9 +225,9 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
 def check_log(tp: TopicPartition, position: Position, beginning: int, end: int) -> None:
     """Raises Halt when the partition's log can not be the one that was applied so far."""
     if end < position.next_offset:
-        raise Halt("epoch", epoch_message(tp, f"it ends at {end}", position.next_offset))
+        raise Halt(HaltReason.EPOCH, epoch_message(tp, f"it ends at {end}", position.next_offset))
     if beginning > position.next_offset:
-        raise Halt("gap", gap_message(tp, position.next_offset, beginning))
+        raise Halt(HaltReason.GAP, gap_message(tp, position.next_offset, beginning))
 
 
 def epoch_message(tp: TopicPartition, found: str, next_offset: int) -> str:
@@ -290,7 +295,7 @@ class LastRecords:
         for tp, position in digests.items():
             if ends[tp] < position.next_offset:
                 found = f"it ends at {ends[tp]}"
-                raise Halt("epoch", epoch_message(tp, found, position.next_offset))
+                raise Halt(HaltReason.EPOCH, epoch_message(tp, found, position.next_offset))
             if beginnings[tp] < position.next_offset:
                 consumer.seek(tp, position.next_offset - 1)
                 waiting.add(tp)
@@ -302,7 +307,7 @@ class LastRecords:
                 digest = zlib.crc32(record.value or b"")
                 if record.offset != position.next_offset - 1 or digest != position.last_digest:
                     raise Halt(
-                        "epoch",
+                        HaltReason.EPOCH,
                         epoch_message(tp, "its last applied record differs", position.next_offset),
                     )
             waiting -= set(batches)

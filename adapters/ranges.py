@@ -10,7 +10,7 @@ from datetime import datetime
 
 import asyncpg
 
-from adapters.failures import Halt
+from adapters.failures import Halt, HaltReason
 from adapters.postgres import Connection, Pool
 from adapters.queries import load
 from core.ranges import Extent, Month, Stream, next_slice
@@ -166,7 +166,7 @@ class Ranges:
         if page is None:
             if await connection.fetchval(SQL.transactions_went_back):
                 raise Halt(
-                    "transactions-went-back",
+                    HaltReason.TRANSACTIONS_WENT_BACK,
                     "credit transactions carry numbers that this PostgreSQL has yet to reach: it "
                     "was restored from a dump; see docs/operations.md",
                 )
@@ -197,7 +197,7 @@ class Ranges:
             months = await _months(connection, opened)
         if _figures(months) != (opened.row_count, opened.sum_micro):
             raise Halt(
-                "ledger-changed",
+                HaltReason.LEDGER_CHANGED,
                 f"range {opened.range_id} was opened with {opened.row_count} rows and now has "
                 f"{sum(month.rows for month in months)}: see docs/operations.md",
             )

@@ -16,7 +16,7 @@ import structlog
 from aiokafka import ConsumerRecord
 
 from adapters.bounded_records import Oversized, Undecompressed
-from adapters.failures import Halt
+from adapters.failures import Halt, HaltReason
 from adapters.ledger import BatchTransaction, Ledger, NewAccounts, Outcome, Span
 from adapters.metrics import BatchFigures
 from adapters.price_store import load_history
@@ -66,7 +66,7 @@ class DeadLetterCap:
         if all_records >= self._window_records and all_dead > self._share_max * all_records:
             common = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
             raise Halt(
-                "dead_letters",
+                HaltReason.DEAD_LETTERS,
                 f"{all_dead} of the last {all_records} records are dead letters ({common}); "
                 "nothing of this batch is booked. Look for a wrong price book, producer or "
                 "release; raise TOLLGATE_DEAD_LETTER_SHARE_MAX to go on",
@@ -181,7 +181,8 @@ class Rater:
     async def _load_prices(self, transaction: BatchTransaction) -> None:
         history = await load_history(transaction.connection)
         if not history.latest_version:
-            raise Halt("no_price_book", "no price book was ever published; run `tollgate migrate`")
+            message = "no price book was ever published; run `tollgate migrate`"
+            raise Halt(HaltReason.NO_PRICE_BOOK, message)
         self._history = history
         log.info("price book loaded", price_version=self._history.latest_version)
 

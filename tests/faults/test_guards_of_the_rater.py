@@ -147,7 +147,7 @@ async def test_the_cap_stops_a_rater_that_would_empty_the_topic_into_the_dead_le
     await bench.publisher.send([(b"acct", b"{}")] * 1_000)
     if guard:
         assert await rater.ended(30) == 1
-        assert rater.said("halted (dead_letters)")
+        assert rater.said("halted (dead-letters)")
         assert await _dead(bench) < 400
     else:
         await bench.verdict.drained(60)

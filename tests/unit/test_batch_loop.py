@@ -12,7 +12,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.failures import Halt
+from adapters.failures import Halt, HaltReason
 from adapters.kafka import Positions
 from adapters.ledger import Position, PositionMoved
 from consumers.batch import BatchLoop, Runs, halves
@@ -227,14 +227,18 @@ async def test_a_batch_is_applied_then_committed() -> None:
 async def test_nothing_is_applied_after_a_stop() -> None:
     desk, ledger = Desk(p0=5), Ledger()
     batches = loop(desk, ledger)
-    batches.stop(Halt("gap", "by hand"))
+    batches.stop(Halt(HaltReason.GAP, "by hand"))
     await batches.on_records(records([5]))
     assert (ledger.applied, desk.consumer.commits) == ([], [])
 
 
 @pytest.mark.parametrize(
     "trouble",
-    [Halt("dead_letters", "too many"), ValueError("a bug"), asyncpg.UndefinedColumnError("schema")],
+    [
+        Halt(HaltReason.DEAD_LETTERS, "too many"),
+        ValueError("a bug"),
+        asyncpg.UndefinedColumnError("schema"),
+    ],
     ids=lambda error: type(error).__name__,
 )
 async def test_a_batch_that_can_not_be_applied_stops_the_loop_for_good(trouble: Exception) -> None:
@@ -313,7 +317,7 @@ def test_a_cap_needs_a_full_window_first() -> None:
     _booked(cap, 9, BAD)
     with pytest.raises(Halt, match=r"60 of the last 100 .*bad_json 6.*DEAD_LETTER_SHARE") as halt:
         cap.check(10, BAD)
-    assert halt.value.reason == "dead_letters"
+    assert halt.value.reason == "dead-letters"
 
 
 def test_exactly_the_share_is_allowed_and_one_more_is_not() -> None:
