@@ -15,6 +15,12 @@ from adapters.failures import Failure
 
 JAVA_VERSION_MIN = 17  # Kafka 4 brokers do not start on less
 FETCH_SECONDS_MAX = 600
+# Where Debian, Fedora and macOS keep the certificates that the machine trusts.
+CERTIFICATES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+)
 
 
 def find_java() -> Path:
@@ -110,12 +116,22 @@ def _fetch_into(directory: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _trusting_this_machine() -> dict[str, str]:
+    """jgo brings certificates of its own; behind a proxy only the machine's own fit, as for pip."""
+    environment = dict(os.environ)
+    bundle = next((path for path in CERTIFICATES if Path(path).is_file()), None)
+    if bundle and "REQUESTS_CA_BUNDLE" not in environment:
+        environment["REQUESTS_CA_BUNDLE"] = bundle
+    return environment
+
+
 def _run_jgo(work: Path) -> None:
     command = [sys.executable, "-m", "jgo", "--links", "copy", "sync"]
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter
             command,
             cwd=work,
+            env=_trusting_this_machine(),
             capture_output=True,
             text=True,
             timeout=FETCH_SECONDS_MAX,
