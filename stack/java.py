@@ -117,7 +117,7 @@ def _fetch_into(directory: Path) -> None:
 
 
 def _trusting_this_machine() -> dict[str, str]:
-    """jgo brings certificates of its own; behind a proxy only the machine's own fit, as for pip."""
+    """For jgo, which brings its own certificates: behind a proxy only the machine's fit."""
     environment = dict(os.environ)
     bundle = next((path for path in CERTIFICATES if Path(path).is_file()), None)
     if bundle and "REQUESTS_CA_BUNDLE" not in environment:
