@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import groupby
 
 import stamina
+import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
@@ -25,6 +26,8 @@ from adapters.failures import Halt, HaltReason
 from adapters.ledger import Position
 from adapters.postgres import TRANSIENT
 from adapters.settings import Settings
+
+log = structlog.get_logger()
 
 FETCH_BYTES_MAX = 16 * 1024 * 1024
 PARTITION_FETCH_BYTES_MAX = 512 * 1024
@@ -43,8 +46,8 @@ def open_broker(settings: Settings, stage: str) -> KafkaBroker:
     # Its supervisor would restart a consumer task for ever, in a hot loop; our watchdog ends the
     # process instead.
     os.environ["FASTSTREAM_SUPERVISOR_DISABLED"] = "1"
-    quiet = logging.getLogger("faststream")
-    quiet.setLevel(logging.WARNING)
+    quiet = logging.getLogger("tollgate.faststream")
+    quiet.setLevel(logging.ERROR)
     return KafkaBroker(
         settings.kafka,
         client_id=f"tollgate-{stage}",
@@ -126,6 +129,7 @@ class Positions(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             await self.resume(assigned)
             self.joined = True
+            log.info("partitions assigned", partitions=sorted(tp.partition for tp in assigned))
         except Exception as error:  # noqa: BLE001 - handed to stop(), which ends the process
             self._stop(error)
 

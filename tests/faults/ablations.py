@@ -137,6 +137,7 @@ def lock_order() -> None:
         found: dict[str, Any] = {}
         for account_id in random.sample(account_ids, len(account_ids)):
             rows = await transaction.connection.fetch(SQL.lock_accounts, [account_id])
+            await asyncio.sleep(0.005)  # a quick machine needs time to come in between
             found |= {
                 name: Account(AccountFacts(tier, demo), balance_micro)
                 for name, tier, demo, balance_micro in rows

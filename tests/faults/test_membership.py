@@ -24,7 +24,7 @@ async def test_a_storm_of_rebalances_neither_stops_the_work_nor_spoils_it(bench:
     for n in range(ROUNDS):
         guest = bench.fleet.start()
         with suppress(TimeoutError):
-            await guest.saying("assigned to partitions", JOIN_SECONDS_MAX)
+            await guest.saying("partitions assigned", JOIN_SECONDS_MAX)
             joined += 1
             await asyncio.sleep(0.5)
         guest.signal(signal.SIGKILL if n % 3 == 2 else signal.SIGTERM)
