@@ -47,9 +47,9 @@ class LossyProxy:
         assert task
         self._links.add(task)
         try:
-            await self._link(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+            # One end went away: that is what this proxy is for, and each end sees it by itself.
+            with suppress(OSError, asyncio.IncompleteReadError):
+                await self._link(reader, writer)
         finally:
             self._links.discard(task)
             writer.close()
