@@ -3,6 +3,8 @@
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from schemas.usage import ServiceTier
+
 if TYPE_CHECKING:
     from schemas.usage import UsageData, UsageEvent
 
@@ -25,11 +27,32 @@ def payload_hash(event: "UsageEvent") -> int:
     )
     if data.attributes:
         text += _attributes(data)
+    if (
+        data.unit
+        or data.billed is not None
+        or data.service_tier is not ServiceTier.STANDARD
+        or tokens.image_output
+        or tokens.video_input
+    ):
+        text += _later_fields(data)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
+def _later_fields(data: "UsageData") -> str:
+    """Named, and only when set: an event without them keeps the hash it always had."""
+    tokens, billed = data.tokens, data.billed
+    fields = {
+        "service_tier": "" if data.service_tier is ServiceTier.STANDARD else data.service_tier,
+        "unit": data.unit,
+        "billed": "" if billed is None else f"{billed.amount} {billed.currency}",
+        "image_output": tokens.image_output or "",
+        "video_input": tokens.video_input or "",
+    }
+    return "".join(f"\n{name}={value}" for name, value in fields.items() if value)
+
+
 def _attributes(data: "UsageData") -> str:
-    """Sorted. A field that is added later joins here in the same way: named, only when set."""
+    """Sorted, so that the order in which an app sets them is no difference."""
     return "".join(
         f"\nattributes.{name}={data.attributes[name]}" for name in sorted(data.attributes)
     )

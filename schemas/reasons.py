@@ -54,10 +54,13 @@ class Rejected:
     """A record that is not charged: a value, never an exception.
 
     `detail` is printable ASCII of at most 300 characters and holds nothing of the record itself.
-    `account_id` and `event_id` are what the record claims, only when valid; else None.
+    `account_id` and `event_id` are what the record claims, only when valid; else None. `model` is
+    provider/model (or the action) of an event that could be read, so that letters can be chosen
+    by it.
     """
 
     reason: Reason
     detail: str
     account_id: str | None = None
     event_id: str | None = None
+    model: str | None = None

@@ -18,6 +18,8 @@ ATTRIBUTES_MAX: Final = 16
 _ID_PATTERN = r"^[A-Za-z0-9_.:-]+$"
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 _CONFIG = ConfigDict(strict=True, extra="ignore")
+# A kind of token that is not known here would be used and not paid: it is refused, not ignored.
+_CLOSED = ConfigDict(strict=True, extra="forbid")
 
 
 def _utc(moment: object) -> object:
@@ -58,6 +60,10 @@ Attributes = Annotated[
 ]
 Tokens = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
 Quantity = Annotated[int, Field(ge=0, le=QUANTITY_MAX)]
+Unit = Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9_]*$")]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+# Text, so that no float comes near it; with 12 decimals it fits 64 bits.
+Amount = Annotated[str, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,12})?$")]
 Time = Annotated[AwareDatetime, BeforeValidator(_utc)]
 
 
@@ -69,13 +75,32 @@ class PowerLevel(StrEnum):
     PRECISION = "precision"
 
 
-@dataclass(frozen=True, slots=True, config=_CONFIG)
+class ServiceTier(StrEnum):
+    """How the provider was asked to process the request; its prices differ by it."""
+
+    STANDARD = "standard"
+    BATCH = "batch"
+    FLEX = "flex"
+    PRIORITY = "priority"
+    FAST = "fast"
+
+
+@dataclass(frozen=True, slots=True, config=_CLOSED)
+class BilledCost:
+    """What the provider itself billed for the work, a decimal in a currency (ISO 4217)."""
+
+    amount: Amount
+    currency: Currency = "USD"
+
+
+@dataclass(frozen=True, slots=True, config=_CLOSED)
 class TokenCounts:
     """Tokens by kind. `input` and `output` are totals; the other kinds are parts of them.
 
-    cache_read + cache_write + audio_input + image_input <= input: the four are disjoint, a cached
-    audio token counts as cached. cache_write_1h <= cache_write: it is the part of the writes that
-    is kept for an hour. reasoning + audio_output <= output: disjoint. Each is at most 10^9.
+    cache_read + cache_write + audio_input + image_input + video_input <= input: the five are
+    disjoint, a cached audio token counts as cached. cache_write_1h <= cache_write: it is the part
+    of the writes that is kept for an hour. reasoning + audio_output + image_output <= output:
+    disjoint. Each is at most 10^9. A kind that is not listed here is refused.
     """
 
     input: Tokens = 0
@@ -87,13 +112,15 @@ class TokenCounts:
     audio_input: Tokens = 0
     audio_output: Tokens = 0
     image_input: Tokens = 0
+    image_output: Tokens = 0
+    video_input: Tokens = 0
 
     @model_validator(mode="after")
     def _parts_within_totals(self) -> Self:
-        parts = self.cache_read + self.cache_write + self.audio_input + self.image_input
-        if parts > self.input:
+        media = self.audio_input + self.image_input + self.video_input
+        if self.cache_read + self.cache_write + media > self.input:
             raise PydanticCustomError("inconsistent", "parts of the input exceed input")
-        if self.reasoning + self.audio_output > self.output:
+        if self.reasoning + self.audio_output + self.image_output > self.output:
             raise PydanticCustomError("inconsistent", "parts of the output exceed output")
         if self.cache_write_1h > self.cache_write:
             raise PydanticCustomError("inconsistent", "cache_write_1h exceeds cache_write")
@@ -105,7 +132,11 @@ NO_TOKENS: Final = TokenCounts()
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class UsageData:
-    """What is priced and what analysts group by. Every field has a default; unknown are ignored."""
+    """What is priced and what analysts group by. Every field has a default; unknown are ignored.
+
+    `unit` says what `quantity` counts (seconds, images, bytes); with it, a price for another unit
+    does not apply. `billed` is the provider's own bill, charged only where the price book says so.
+    """
 
     action: Action = "ai_completion"
     provider: Provider = ""
@@ -117,6 +148,9 @@ class UsageData:
     resource_id: Reference = ""
     own_key: bool = False
     attributes: Attributes = field(default_factory=dict)
+    service_tier: ServiceTier = ServiceTier.STANDARD
+    unit: Unit = ""
+    billed: BilledCost | None = None
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

@@ -102,10 +102,77 @@ CREATE TABLE charge (
     hold_id            text,
     resource_id        text NOT NULL,
     attributes         text NOT NULL,     -- JSON object of strings, '' when none
+    service_tier       text NOT NULL DEFAULT 'standard', -- how the provider processed it: batch, priority, ...
+    billed_currency    text NOT NULL DEFAULT '',         -- the provider's own bill, when the event carries it
+    billed_pico        bigint NOT NULL DEFAULT 0,        -- in 10^-12 of the currency
+    counter            text NOT NULL DEFAULT '',         -- the counter that its price depended on, '' when none
+    counter_units      bigint NOT NULL DEFAULT 0,        -- what it added to the counter
+    counter_before     bigint NOT NULL DEFAULT 0,        -- where the counter stood: what the account had used that month
     PRIMARY KEY (account_id, event_id)
 );
 -- The warehouse reads ranges by it; a second charge for one source position is refused by it.
 CREATE UNIQUE INDEX charge_position ON charge (epoch, partition, "offset");
+
+-- What an account has used in a month (UTC, by event time) of something whose price depends on it.
+-- Read and written under the account's lock, only by events priced by a counter.
+-- units = sum(counter_units) of its charges, each in its state after the latest correction.
+CREATE TABLE usage_counter (
+    account_id text COLLATE "C" NOT NULL,
+    counter    text COLLATE "C" NOT NULL,
+    month      date NOT NULL,
+    units      bigint NOT NULL,
+    PRIMARY KEY (account_id, counter, month)
+) WITH (fillfactor = 70);
+
+-- A void, an amendment, or a new price of a charge: what it says and costs from then on. The charge
+-- itself stays; its latest correction counts. Immutable.
+CREATE TABLE charge_correction (
+    correction_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    account_id         text COLLATE "C" NOT NULL,
+    event_id           text COLLATE "C" NOT NULL,
+    sequence           integer NOT NULL,  -- 1 for the first correction of the charge: two at once can not both be next
+    kind               text NOT NULL CHECK (kind IN ('void', 'amend', 'rerate', 'revert')),
+    run_id             bigint,            -- the re-rate (or its revert) that made it
+    voided             boolean NOT NULL,  -- after it the event counts for nothing
+    occurred_at        timestamptz NOT NULL, -- the charge's
+    price_version      integer NOT NULL,
+    rule               text NOT NULL,
+    rated_micro        bigint NOT NULL,   -- what the event costs after it, and the same for all that follow
+    amount_micro       bigint NOT NULL,
+    rated_change_micro bigint NOT NULL,   -- against the state before it; less is negative
+    amount_change_micro bigint NOT NULL,
+    tier               text NOT NULL,
+    demo               boolean NOT NULL,
+    action             text NOT NULL,
+    provider           text NOT NULL,
+    model              text NOT NULL,
+    power_level        text NOT NULL,
+    service_tier       text NOT NULL,
+    input_tokens       bigint NOT NULL,
+    cache_read_tokens  bigint NOT NULL,
+    cache_write_tokens bigint NOT NULL,
+    output_tokens      bigint NOT NULL,
+    reasoning_tokens   bigint NOT NULL,
+    other_meters       text NOT NULL,
+    quantity           bigint NOT NULL,
+    own_key            boolean NOT NULL,
+    billed_currency    text NOT NULL,
+    billed_pico        bigint NOT NULL,
+    counter            text NOT NULL,
+    counter_units      bigint NOT NULL,
+    counter_before     bigint NOT NULL,
+    transaction_id     bigint,            -- the credit transaction of -amount_change_micro
+    actor              text NOT NULL,
+    reason             text NOT NULL,
+    idempotency_key    text UNIQUE,
+    tx                 xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    created_at         timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (account_id, event_id, sequence),
+    CHECK ((amount_change_micro = 0) = (transaction_id IS NULL)),
+    CHECK ((run_id IS NULL) = (kind IN ('void', 'amend')))
+);
+CREATE UNIQUE INDEX charge_correction_once_a_run ON charge_correction (run_id, account_id, event_id) WHERE run_id IS NOT NULL;
+CREATE INDEX charge_correction_horizon ON charge_correction (tx, correction_id);
 
 -- Every change of a balance that is not a usage charge: grants, welcome credits, expiry, adjustments.
 CREATE TABLE credit_transaction (
@@ -176,16 +243,23 @@ CREATE TABLE dead_letter (
     dead_at        timestamptz NOT NULL DEFAULT now(),
     published_at   timestamptz,
     requeued_at    timestamptz,
+    model          text,                     -- provider/model or the action, when the event could be read
+    tried_version  integer NOT NULL DEFAULT 0, -- the newest price version that could not price it
     UNIQUE (topic, epoch, partition, "offset")
 );
 CREATE INDEX dead_letter_unpublished ON dead_letter (dead_letter_id) WHERE published_at IS NULL;
 CREATE INDEX dead_letter_reason ON dead_letter (reason, dead_letter_id);
+-- Unpriced events wait for a version that prices them.
+CREATE INDEX dead_letter_parked ON dead_letter (tried_version, dead_letter_id) WHERE reason = 'unpriced' AND requeued_at IS NULL;
+-- A letter sent again is as old as it was the first time.
+CREATE INDEX dead_letter_requeued ON dead_letter (payload_sha256) WHERE requeued_at IS NOT NULL;
+CREATE INDEX dead_letter_event ON dead_letter (event_id);
 
 -- A fixed slice of a stream on its way to ClickHouse: the intent, committed before the copy.
--- charge: per partition, from and to offsets (exclusive). credit: (tx, id) keyset bounds.
+-- charge: per partition, from and to offsets (exclusive). credit, correction: (tx, id) keyset bounds.
 CREATE TABLE ship_range (
     range_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    stream       text NOT NULL CHECK (stream IN ('charge', 'credit')),
+    stream       text NOT NULL CHECK (stream IN ('charge', 'credit', 'correction')),
     generation   integer NOT NULL,            -- raised by rebuild: a new generation never meets an old token
     epoch        integer NOT NULL,
     partitions   integer[] NOT NULL,
@@ -207,7 +281,7 @@ CREATE TABLE ship_position (
     stream      text NOT NULL,
     generation  integer NOT NULL,
     epoch       integer NOT NULL,
-    partition   integer NOT NULL,             -- -1 for the credit stream
+    partition   integer NOT NULL,             -- -1 for the credit and correction streams
     next_offset bigint NOT NULL DEFAULT 0,
     tx_after    xid8 NOT NULL DEFAULT '0',
     id_after    bigint NOT NULL DEFAULT 0,
@@ -234,4 +308,6 @@ CREATE TRIGGER grant_draw_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON gra
 CREATE TRIGGER price_version_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON price_version
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER batch_outcome_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON batch_outcome
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER charge_correction_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON charge_correction
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
