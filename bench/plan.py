@@ -1,5 +1,6 @@
 """The whole measurement, scenario after scenario, as one document."""
 
+import asyncio
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from bench.drain import Drain, drain
 from bench.limits import raw_limits
 from bench.machine import machine, versions
 from bench.naive import naive_rate
+from bench.rating import rating_cost
 from bench.site import Place, Site
 from bench.steady import steady
 from bench.traffic import MIXED, publish
@@ -60,6 +62,8 @@ async def measure(site: Site, size: Size) -> dict[str, Any]:
     ]
     _say("the caller's cost of the client")
     document["caller"] = await caller_cost(await site.new_place("caller"), CALLS)
+    _say("rating alone, beside genai-prices and LiteLLM")
+    document["rating"] = await asyncio.to_thread(rating_cost)
     document["ratios"] = _ratios(document)
     return document
 

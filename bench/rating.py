@@ -1,18 +1,22 @@
-"""What one event costs the rater before the database: decode, hash, rate; beside genai-prices.
+"""What one event costs the rater before the database: decode, validate, hash, rate.
 
-Run: python bench/rating.py. Best of five rounds on one core; prints microseconds per event.
+Beside genai-prices and LiteLLM, each called per event with the same events. One core.
+Run alone: python -m bench.rating.
 """
 
+import json
 import random
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from genai_prices import Usage, calc_price
 
+from adapters.failures import Failure
 from adapters.model_prices import snapshot
+from bench.peers import litellm_cost
 from core.default_book import default_document
 from core.prices import PriceHistory, parse_book
 from core.rating import AccountFacts, Rated, rate
@@ -32,6 +36,7 @@ ROUNDS = 5
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 WINDOW = TimeWindow()
 FACTS = AccountFacts("free", demo=False)
+_LITELLM_PROVIDERS = {"google": "gemini"}
 MODELS = (
     ("openai", "gpt-4o"),
     ("openai", "gpt-4o-mini"),
@@ -46,20 +51,28 @@ MODELS = (
 )
 
 
-def main() -> int:
-    """Measures and prints; fails when an event of the mix has no price."""
+def rating_cost() -> dict[str, Any]:
+    """Microseconds and events per second of each step, beside two libraries on the same events.
+
+    Best of the rounds: the others were disturbed. Raises Failure when an event of the mix has no
+    price, or when LiteLLM's environment cannot be made.
+    """
     chance = random.Random(7)
     events = [_event(chance, number) for number in range(EVENTS)]
     values = [(encode(event), event.subject.encode()) for event in events]
     appended_at_ms = int(NOW.timestamp() * 1000)
-    begun = time.perf_counter()
     document = default_document(snapshot())
+    begun = time.perf_counter()
     book = parse_book(document, version=1, effective_from=datetime(2020, 1, 1, tzinfo=UTC))
-    print(f"book of 2,330 models from genai-prices: {(time.perf_counter() - begun) * 1e3:.0f} ms")
+    book_ms = round((time.perf_counter() - begun) * 1e3)
     prices = PriceHistory([book])
     if not all(isinstance(rate(event, prices, FACTS), Rated) for event in events):
-        print("an event of the mix has no price")
-        return 1
+        raise Failure("an event of the mix has no price")
+
+    def decode_and_rate(value: tuple[bytes, bytes]) -> None:
+        event = decode(*value, appended_at_ms, WINDOW)
+        if isinstance(event, UsageEvent):
+            rate(event, prices, FACTS)
 
     def whole(value: tuple[bytes, bytes]) -> None:
         event = decode(*value, appended_at_ms, WINDOW)
@@ -67,12 +80,25 @@ def main() -> int:
             payload_hash(event)
             rate(event, prices, FACTS)
 
-    _measure("decode and validate", values, lambda value: decode(*value, appended_at_ms, WINDOW))
-    _measure("hash the payload", events, payload_hash)
-    rating = _measure("rate", events, lambda event: rate(event, prices, FACTS))
-    _measure("all three", values, whole)
-    theirs = _measure("genai-prices, called per event", events[: EVENTS // 10], _genai)
-    print(f"rating is {theirs / rating:.0f} times as fast as calling genai-prices per event")
+    some = events[: EVENTS // 10]
+    theirs = litellm_cost([_shape(event) for event in some])
+    return {
+        "parse_book_ms": book_ms,
+        "decode_us": _measure(values, lambda value: decode(*value, appended_at_ms, WINDOW)),
+        "rate_us": _measure(events, lambda event: rate(event, prices, FACTS)),
+        "decode_and_rate_us": _measure(values, decode_and_rate),
+        "decode_hash_and_rate_us": _measure(values, whole),
+        "genai_prices_us": _measure(some, _genai),
+        "litellm_us": theirs["each_us"],
+        "litellm_version": theirs["version"],
+        "litellm_priced_at_zero": theirs["zeros"],
+        "litellm_events": theirs["events"],
+    }
+
+
+def main() -> int:
+    """Prints the document of `rating_cost`."""
+    print(json.dumps(rating_cost(), indent=2))
     return 0
 
 
@@ -112,17 +138,26 @@ def _genai(event: UsageEvent) -> None:
     )
 
 
-def _measure(name: str, items: list[Item], work: Callable[[Item], object]) -> float:
-    """Microseconds for one item, best of the rounds: the others were disturbed."""
+def _shape(event: UsageEvent) -> dict[str, Any]:
+    """What LiteLLM is told of an event: its own name of the provider, the model, the counts."""
+    data, tokens = event.data, event.data.tokens
+    return {
+        "provider": _LITELLM_PROVIDERS.get(data.provider, data.provider),
+        "model": data.model,
+        "input": tokens.input,
+        "output": tokens.output,
+        "cache_read": tokens.cache_read,
+    }
+
+
+def _measure(items: list[Item], work: Callable[[Item], object]) -> float:
     best = float("inf")
     for _ in range(ROUNDS):
         begun = time.perf_counter()
         for item in items:
             work(item)
         best = min(best, time.perf_counter() - begun)
-    each_us = best / len(items) * 1e6
-    print(f"{name:32} {each_us:7.2f} us/event {1e6 / each_us:12,.0f} events/s")
-    return each_us
+    return round(best / len(items) * 1e6, 2)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def page(document: dict[str, Any], command: str) -> str:
             *_limits(document),
             *_latency(document),
             *_costs(document),
+            *_rating(document["rating"]),
             "## As JSON",
             "",
             "```json",
@@ -130,6 +131,28 @@ def _costs(document: dict[str, Any]) -> list[str]:
         f"One call of `track_ai_usage` costs the app {caller['p50_us']} us in the median and",
         f"{caller['p99_us']} us at the 99th percentile ({caller['calls']:,} calls, all delivered).",
         "",
+    ]
+
+
+def _rating(found: dict[str, Any]) -> list[str]:
+    rows = [
+        (label, f"{found[name]:.2f}", round(1e6 / found[name]))
+        for name, label in (
+            ("rate_us", "price"),
+            ("decode_and_rate_us", "decode, validate, price"),
+            ("decode_hash_and_rate_us", "decode, validate, hash, price: what the rater does"),
+            ("genai_prices_us", "genai-prices `calc_price`, price alone"),
+            ("litellm_us", f"LiteLLM {found['litellm_version']} `cost_per_token`, price alone"),
+        )
+    ]
+    return [
+        "## Rating alone, on one core",
+        "",
+        "The same events for all: ten models of six providers, a third with cached tokens.",
+        f"LiteLLM prices {found['litellm_priced_at_zero']:,} of its {found['litellm_events']:,}",
+        "events at zero, without an error.",
+        "",
+        *_table(["", "us/event", "events/s"], rows),
     ]
 
 
