@@ -19,6 +19,11 @@ _FAMILY = "tollgate.usage.v"
 _DETAIL_MAX = 300
 _IDENTIFIER = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 _RANK = {"greater_than_equal": 1, "inconsistent": 2}
+# All fields of an event wrong at once are fewer: more can only be names that nobody knows, and to
+# list those takes longer than one record may.
+_PROBLEMS_MAX = 100
+_UNKNOWN_NAME = "unexpected_keyword_argument"
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 _validate = TypeAdapter(UsageEvent).validator.validate_json
 
@@ -77,15 +82,21 @@ def _within(event: UsageEvent, appended_at_ms: int, window: TimeWindow) -> Usage
 
 def _explain(error: ValidationError, value: bytes, key: bytes | None) -> Rejected:
     """The slow path: reads the record a second time, loosely, to name the reason."""
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    first = problems[0]
-    if not first["loc"]:
-        return Rejected(Reason.BAD_JSON, _printable(first["msg"]), _known(key))
+    problems = _problems(error)
+    if problems and not problems[0]["loc"]:
+        return Rejected(Reason.BAD_JSON, _printable(problems[0]["msg"]), _known(key))
     record = from_json(value)
     account_id = _valid(record.get("subject")) or _known(key)
     event_id = _valid(record.get("id"))
     reason, detail = _version(record.get("type")) or _worst(problems)
     return Rejected(reason, detail, account_id, event_id)
+
+
+def _problems(error: ValidationError) -> list[ErrorDetails]:
+    """What is wrong, place by place; nothing when it is too much to be listed in time."""
+    if error.error_count() > _PROBLEMS_MAX:
+        return []
+    return error.errors(include_url=False, include_input=False, include_context=False)
 
 
 def _version(event_type: object) -> tuple[Reason, str] | None:
@@ -100,9 +111,20 @@ def _version(event_type: object) -> tuple[Reason, str] | None:
 
 def _worst(problems: list[ErrorDetails]) -> tuple[Reason, str]:
     """A shape that is wrong outranks a negative count, which outranks counts that do not add up."""
+    if not problems:
+        return Reason.INVALID, f"more than {_PROBLEMS_MAX} unknown names"
     ranked = min(problems, key=lambda problem: _RANK.get(problem["type"], 0))
     reason = (Reason.INVALID, Reason.NEGATIVE, Reason.INCONSISTENT)[_RANK.get(ranked["type"], 0)]
+    if ranked["type"] == _UNKNOWN_NAME:
+        return reason, _unknown(ranked["loc"])
     return reason, _printable(f"{_place(ranked['loc'])}: {ranked['msg']}")
+
+
+def _unknown(loc: tuple[int | str, ...]) -> str:
+    """Names the unknown kind, so that an app sees what is to be removed: only what reads as one."""
+    name = str(loc[-1])
+    shown = f" {name}" if _NAME.fullmatch(name) else ""
+    return f"{_place(loc[:-1])}: no such field{shown}"
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

@@ -53,7 +53,8 @@ _MEANINGS = {
 class Rejected:
     """A record that is not charged: a value, never an exception.
 
-    `detail` is printable ASCII of at most 300 characters and holds nothing of the record itself.
+    `detail` is printable ASCII of at most 300 characters and holds nothing of the record itself
+    but the name of an unknown kind of token, when that is a plain word.
     `account_id` and `event_id` are what the record claims, only when valid; else None. `model` is
     provider/model (or the action) of an event that could be read, so that letters can be chosen
     by it.

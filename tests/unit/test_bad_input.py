@@ -144,6 +144,24 @@ class TestDetail:
         assert detail.startswith("data.attributes: ")
         assert "4111" not in detail
 
+    def test_names_an_unknown_kind_of_token(self) -> None:
+        tokens = {"input": 9, "tokens_of_tomorrow": 9}
+        detail = rejected(to_bytes(event() | {"data": {"tokens": tokens}})).detail
+        assert detail == "data.tokens: no such field tokens_of_tomorrow"
+
+    @pytest.mark.parametrize("name", ["", "\x1b[31m", "Card 4111", "é", "x" * 33, "4111"])
+    def test_but_only_one_that_reads_as_a_name(self, name: str) -> None:
+        detail = rejected(to_bytes(event() | {"data": {"tokens": {name: 9}}})).detail
+        assert detail == "data.tokens: no such field"
+
+    def test_lists_no_names_without_end(self) -> None:
+        tokens = {f"kind_{number}": -1 for number in range(101)}
+        outcome = rejected(to_bytes(event() | {"data": {"tokens": tokens}}))
+        assert (outcome.reason, outcome.detail) == (Reason.INVALID, "more than 100 unknown names")
+        assert (outcome.account_id, outcome.event_id) == (ACCOUNT, "e-00000001")
+        later = event() | {"data": {"tokens": tokens}, "type": "tollgate.usage.v2"}
+        assert rejected(to_bytes(later)).reason is Reason.FUTURE_SCHEMA
+
     def test_quotes_no_time(self) -> None:
         detail = rejected(to_bytes(event() | {"time": "٢٠٢٦-11-21T09:00:00Z"})).detail
         assert detail.startswith("time: a time is RFC 3339")
@@ -208,6 +226,7 @@ json_values = st.recursive(
 places = st.sampled_from(
     [(name,) for name in event()]
     + [("data", name) for name in ("action", "tokens", "quantity", "hold_id", "attributes")]
+    + [("data", name) for name in ("service_tier", "unit", "billed")]
     + [("data", "tokens", name) for name in ("input", "output", "cache_read", "reasoning")]
 )
 
@@ -256,6 +275,14 @@ ADVERSARIAL = {
     "bad attributes": IN_DATA
     + b',"attributes":{'
     + b",".join(b'"%d!":0' % number for number in range(6_000))
+    + b"}}}",
+    "unknown kinds": IN_DATA
+    + b',"tokens":{'
+    + b",".join(b'"%d":0' % number for number in range(7_200))
+    + b"}}}",
+    "unknown kinds in the bill": IN_DATA
+    + b',"billed":{'
+    + b",".join(b'"b%d":0' % number for number in range(6_000))
     + b"}}}",
     "attributes often": filled(IN_DATA, b',"attributes":{"a":1}', b"}}"),
     "tokens often, bad": filled(IN_DATA, b',"tokens":{"input":-1}', b"}}"),

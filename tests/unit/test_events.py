@@ -17,9 +17,11 @@ from pydantic import ValidationError
 
 from schemas.events import (
     EVENT_TYPE,
+    BilledCost,
     PowerLevel,
     Reason,
     Rejected,
+    ServiceTier,
     TimeWindow,
     TokenCounts,
     UsageData,
@@ -69,6 +71,9 @@ class TestDefaults:
             resource_id="",
             own_key=False,
             attributes={},
+            service_tier=ServiceTier.STANDARD,
+            unit="",
+            billed=None,
         )
 
     def test_all_that_can_be_said_is_kept(self) -> None:
@@ -81,7 +86,9 @@ class TestDefaults:
             "reasoning": 30,
             "audio_input": 40,
             "audio_output": 30,
-            "image_input": 30,
+            "image_input": 20,
+            "image_output": 0,
+            "video_input": 10,
         }
         data = {
             "action": "chat_message",
@@ -94,6 +101,9 @@ class TestDefaults:
             "resource_id": "https://example.com/a?b=c#d",
             "own_key": True,
             "attributes": {"team": "日本語"},
+            "service_tier": "batch",
+            "unit": "seconds",
+            "billed": {"amount": "0.000123456789", "currency": "CNY"},
         }
         envelope = json.loads(encode(usage_event())) | {"data": data}
         event = read(json.dumps(envelope).encode())
@@ -126,6 +136,15 @@ class TestConstruction:
         with pytest.raises(ValidationError, match="parts of the input exceed input"):
             TokenCounts(input=10, cache_read=11)
 
+    def test_refuses_a_kind_of_token_that_nobody_knows(self) -> None:
+        with pytest.raises(ValidationError, match="text_output"):
+            TokenCounts(input=10, text_output=1)
+
+    @pytest.mark.parametrize("amount", ["", ".5", "1.", "-1", "1e3", "1,5", "NaN", " 1", 0.5, 1])
+    def test_refuses_a_bill_that_is_no_decimal_text(self, amount: Any) -> None:
+        with pytest.raises(ValidationError):
+            BilledCost(amount)
+
     def test_time_becomes_utc(self) -> None:
         event = usage_event(time=NOW.astimezone(timezone(timedelta(hours=-8))))
         assert event.time.tzinfo is UTC
@@ -143,10 +162,10 @@ texts = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=256)
 
 @st.composite
 def token_counts(draw: st.DrawFn) -> TokenCounts:
-    parts = [draw(st.integers(0, 10**8)) for _ in range(6)]
+    parts = [draw(st.integers(0, 10**8)) for _ in range(8)]
     return TokenCounts(
-        input=sum(parts[:4]) + draw(st.integers(0, 10**8)),
-        output=sum(parts[4:]) + draw(st.integers(0, 10**8)),
+        input=sum(parts[:4]) + parts[6] + draw(st.integers(0, 10**8)),
+        output=sum(parts[4:6]) + parts[7] + draw(st.integers(0, 10**8)),
         cache_read=parts[0],
         cache_write=parts[1],
         cache_write_1h=draw(st.integers(0, parts[1])),
@@ -154,7 +173,16 @@ def token_counts(draw: st.DrawFn) -> TokenCounts:
         image_input=parts[3],
         reasoning=parts[4],
         audio_output=parts[5],
+        video_input=parts[6],
+        image_output=parts[7],
     )
+
+
+bills = st.builds(
+    BilledCost,
+    amount=st.from_regex(r"[0-9]{1,6}(\.[0-9]{1,12})?", fullmatch=True),
+    currency=st.from_regex(r"[A-Z]{3}", fullmatch=True),
+)
 
 
 usage_data = st.builds(
@@ -171,6 +199,9 @@ usage_data = st.builds(
     attributes=st.dictionaries(
         st.from_regex(r"[A-Za-z0-9_.:-]{1,64}", fullmatch=True), texts, max_size=16
     ),
+    service_tier=st.sampled_from(ServiceTier),
+    unit=st.from_regex(r"[a-z0-9_]{0,32}", fullmatch=True),
+    billed=st.none() | bills,
 )
 usage_events = st.builds(
     usage_event,
@@ -201,6 +232,9 @@ def test_the_largest_event_is_within_the_size_limit() -> None:
         hold_id="a" * 128,
         resource_id="a" * 256,
         attributes=attributes,
+        service_tier=ServiceTier.STANDARD,
+        unit="a" * 32,
+        billed=BilledCost("9" * 6 + "." + "9" * 12),
     )
     largest = usage_event(id="a" * 128, source="a" * 256, subject="a" * 128, data=data)
     assert read(encode(largest), b"a" * 128) == largest
@@ -218,6 +252,7 @@ def test_default_fields_stay_off_the_wire_but_the_envelope_does_not() -> None:
 # crosses the upgrade into a conflict.
 PLAIN_HASH = -6782632325030450335
 FULL_HASH = 2348097446431585449
+LATER_HASH = 486256372283732256
 
 
 class TestPayloadHash:
@@ -238,6 +273,18 @@ class TestPayloadHash:
             attributes={"team": "日本語", "env": "prod"},
         )
         assert payload_hash(usage_event(data=data)) == FULL_HASH
+
+    def test_of_an_event_with_the_later_fields_is_pinned(self) -> None:
+        data = UsageData(
+            provider="openrouter",
+            model="google/gemini-3-pro",
+            tokens=TokenCounts(input=100, output=60, image_output=30, video_input=20),
+            attributes={"team": "search"},
+            service_tier=ServiceTier.FLEX,
+            unit="images",
+            billed=BilledCost("0.00012", "USD"),
+        )
+        assert payload_hash(usage_event(data=data)) == LATER_HASH
 
     def test_is_the_same_in_another_process(self) -> None:
         program = (
@@ -276,6 +323,9 @@ class TestPayloadHash:
             ("resource_id", "r-1"),
             ("own_key", True),
             ("attributes", {"a": "b"}),
+            ("service_tier", ServiceTier.BATCH),
+            ("unit", "images"),
+            ("billed", BilledCost("1")),
         ],
     )
     def test_is_over_every_field_of_data(self, name: str, other: Any) -> None:
@@ -317,6 +367,20 @@ class TestPayloadHash:
         }
         assert len(hashes) == 5
 
+    def test_a_later_field_is_not_mistaken_for_another(self) -> None:
+        said = [
+            UsageData(unit="batch"),
+            UsageData(service_tier=ServiceTier.BATCH),
+            UsageData(attributes={"unit": "batch"}),
+            UsageData(tokens=TokenCounts(input=9, video_input=1)),
+            UsageData(tokens=TokenCounts(input=9, image_input=1)),
+            UsageData(tokens=TokenCounts(output=9, image_output=1)),
+            UsageData(billed=BilledCost("1", "USD")),
+            UsageData(billed=BilledCost("1", "CNY")),
+            UsageData(billed=BilledCost("0")),
+        ]
+        assert len({payload_hash(usage_event(data=data)) for data in said}) == len(said)
+
 
 class TestExportedSchemas:
     def test_the_committed_files_are_the_generated_ones(self) -> None:
@@ -328,15 +392,18 @@ class TestExportedSchemas:
         schema = json.loads(documents()["usage_event.v1.json"])
         for path, field in leaves(schema, schema):
             bounds = {"const", "enum", "format", "maxLength", "maximum", "maxProperties", "anyOf"}
-            assert bounds & field.keys() or field["type"] == "boolean", path
+            bounded = bounds & field.keys() or field["type"] == "boolean"
+            assert bounded or not re.search(r"[*+]|,\}", field["pattern"]), path
 
 
 def leaves(schema: dict[str, Any], node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every field with its dotted name and its schema, references followed."""
     for name, field in node["properties"].items():
         target = field
-        if "$ref" in field:
-            target = schema["$defs"][field["$ref"].rsplit("/", 1)[1]]
+        referring = field if "$ref" in field else field.get("anyOf", [{}])[0]
+        if "$ref" in referring:
+            target = schema["$defs"][referring["$ref"].rsplit("/", 1)[1]]
+        target = target | {"needed": name in node.get("required", ())}
         if "properties" in target:
             yield name, target | {"const": None}
             yield from ((f"{name}.{inner}", leaf) for inner, leaf in leaves(schema, target))
@@ -360,14 +427,14 @@ class TestDocument:
         told = {name: (default.strip(" `"), limits) for name, default, limits in rows}
         schema = json.loads(documents()["usage_event.v1.json"])
         fields = dict(leaves(schema, schema))
-        assert list(told) == [name for name in fields if name != "data.tokens"]
+        objects = {"data.tokens", "data.billed"}
+        assert list(told) == [name for name in fields if name not in objects]
         for name, (default, limits) in told.items():
             limit = fields[name] | fields[name].get("anyOf", [{}])[0]
             for key in ("const", "maxLength", "maximum", "maxProperties"):
                 assert str(limit.get(key) or "") in limits, name
             assert all(word in limits for word in limit.get("enum", ()))
-            required = name in schema["required"]
-            assert bool(default) is not required, name
+            assert bool(default) is not limit["needed"], name
 
 
 class TestReasons:
