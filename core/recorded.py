@@ -1,4 +1,4 @@
-"""A charge read back as the usage event that it recorded: what corrections and re-rating price again.
+"""A charge read back as the usage event that it recorded, to be priced again.
 
 A row is anything with the columns of the table `charge` by name, overlaid by the charge's latest
 correction (sql/postgres/queries/corrections.sql, charges_in_force). `unit` is not recorded: a

@@ -41,3 +41,16 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS latest ON true
 ORDER BY incoming.n
+
+-- name: reserve_transactions
+-- Numbers for rows of credit_transaction that are appended in the same transaction, ascending.
+-- $1 how many. Gaps mean nothing.
+SELECT nextval(pg_get_serial_sequence('credit_transaction', 'transaction_id'))
+FROM generate_series(1, $1)
+
+-- name: move_counters
+-- What accounts used in a month, more or less. Pairwise, distinct, accounts locked: $1 account ids,
+-- $2 counters, $3 months, $4 units to add.
+INSERT INTO usage_counter (account_id, counter, month, units)
+SELECT * FROM unnest($1::text[], $2::text[], $3::date[], $4::bigint[])
+ON CONFLICT (account_id, counter, month) DO UPDATE SET units = usage_counter.units + excluded.units
