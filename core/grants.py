@@ -96,3 +96,15 @@ def repay(granted_micro: int, overdraft_micro: int) -> Repayment:
         raise ValueError(f"cannot grant {granted_micro} against an overdraft of {overdraft_micro}")
     repaid_micro = min(granted_micro, overdraft_micro)
     return Repayment(repaid_micro, granted_micro - repaid_micro, overdraft_micro - repaid_micro)
+
+
+def give_back(amount_micro: int, overdraft_micro: int) -> Repayment:
+    """A total below nothing: it repays overdraft, and `remaining_micro` becomes a new grant of
+    that amount, without an expiry; nothing is left to grant when the overdraft took all of it.
+
+    Unlike a grant that was asked for, the repaid part is no part of the grant, so it is no draw.
+
+    Raises:
+        ValueError: nothing is given back, or the overdraft is negative.
+    """
+    return repay(amount_micro, overdraft_micro)

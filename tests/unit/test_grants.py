@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.grants import Burn, Draw, Grant, Repayment, burn_down, burn_order, repay, spendable
+from core.grants import (
+    Burn,
+    Draw,
+    Grant,
+    Repayment,
+    burn_down,
+    burn_order,
+    give_back,
+    repay,
+    spendable,
+)
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -126,3 +136,23 @@ def test_repaying_by_hand() -> None:
     for granted_micro, overdraft_micro in ((0, 5), (-1, 5), (5, -1)):
         with pytest.raises(ValueError, match="cannot grant"):
             repay(granted_micro, overdraft_micro)
+
+
+@given(GRANTS, st.integers(1, 5 * 10**6))
+def test_what_was_charged_and_is_given_back_leaves_the_balance_as_it_was(
+    grants: list[Grant], amount_micro: int
+) -> None:
+    def left_micro(some: list[Grant]) -> int:
+        return sum(grant.remaining_micro for grant in some)
+
+    burn = burn_down(grants, amount_micro, NOW)
+    back = give_back(amount_micro, burn.overdraft_micro)
+    assert back.overdraft_micro == 0
+    assert left_micro(_after(grants, burn)) + back.remaining_micro == left_micro(grants)
+
+
+def test_giving_back_by_hand() -> None:
+    assert give_back(100, 30) == Repayment(30, 70, 0)
+    assert give_back(100, 100) == Repayment(100, 0, 0)
+    with pytest.raises(ValueError, match="cannot grant 0"):
+        give_back(0, 0)

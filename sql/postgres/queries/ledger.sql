@@ -111,6 +111,31 @@ FROM spend
 LEFT JOIN covered USING (account_id)
 WHERE account.account_id = spend.account_id
 
+-- name: give_back
+-- The opposite of burn_down, for an account whose total is less than nothing: repays overdraft, and
+-- what is left becomes a new grant without an expiry. The set-based form of core/grants.py give_back.
+-- It writes no credit_transaction: whoever calls it has a row in the ledger that says why.
+-- $1 account ids (distinct, locked), $2 amounts in micro-credits (> 0), $3 source of the grants,
+-- $4 who gives. One row per account: its new grant, NULL when all of it repaid overdraft.
+WITH due AS (
+    SELECT account_id, amount_micro, least(overdraft_micro, amount_micro) AS repaid_micro
+    FROM unnest($1::text[], $2::bigint[]) AS due (account_id, amount_micro)
+    JOIN account USING (account_id)
+), granted AS (
+    INSERT INTO credit_grant (account_id, source, granted_by, amount_micro, remaining_micro)
+    SELECT account_id, $3, $4, amount_micro - repaid_micro, amount_micro - repaid_micro
+    FROM due
+    WHERE amount_micro > repaid_micro
+    ORDER BY account_id
+    RETURNING account_id, grant_id
+), raised AS (
+    UPDATE account
+    SET balance_micro = balance_micro + amount_micro, overdraft_micro = overdraft_micro - repaid_micro
+    FROM due
+    WHERE account.account_id = due.account_id
+)
+SELECT account_id, grant_id FROM due LEFT JOIN granted USING (account_id)
+
 -- name: book_dead_letters
 -- Records that could not be charged, one row per source position.
 -- $1 topic, $2 epoch; pairwise: $3 partitions, $4 offsets, $5 reasons, $6 details, $7 account ids,
