@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import cramjam
 import structlog
@@ -113,6 +113,7 @@ def _snappy_block(block: Any, room: int) -> bytes:
 class BoundedPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     """aiokafka's reader of fetched batches; a bomb's offsets come as records without value."""
 
+    value_bytes_max: ClassVar[int] = VALUE_BYTES_MAX
     _records: Any
     next_fetch_offset: int
 
@@ -120,8 +121,8 @@ class BoundedPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         """At least one record, and no more after FETCH_BYTES_MAX: the rest is fetched again."""
         taken_bytes = 0
         for whole in self._all_records():
-            too_long = whole.value is not None and len(whole.value) > VALUE_BYTES_MAX
-            record = _cut(whole) if too_long else whole
+            too_long = whole.value is not None and len(whole.value) > self.value_bytes_max
+            record = _cut(whole, self.value_bytes_max) if too_long else whole
             yield record
             taken_bytes += len(record.value or b"") + len(record.key or b"")
             if taken_bytes > FETCH_BYTES_MAX:
@@ -163,10 +164,10 @@ class BoundedPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
             )
 
 
-def _cut(record: ConsumerRecord) -> Oversized:
+def _cut(record: ConsumerRecord, value_bytes_max: int) -> Oversized:
     whole = record.value
     fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-    cut = Oversized(**fields | {"value": whole[:VALUE_BYTES_MAX]})
+    cut = Oversized(**fields | {"value": whole[:value_bytes_max]})
     cut.value_bytes = len(whole)
     cut.value_sha256 = hashlib.sha256(whole).digest()
     return cut
@@ -186,8 +187,12 @@ class _One:
         return batch
 
 
-def install() -> None:
-    """Puts the bounds into aiokafka, for every consumer of this process; idempotent."""
+def install(value_bytes_max: int = VALUE_BYTES_MAX) -> None:
+    """Puts the bounds into aiokafka, for every consumer of this process; idempotent.
+
+    A longer value than `value_bytes_max` is cut: by default what no usage event may have.
+    """
+    BoundedPartitionRecords.value_bytes_max = value_bytes_max
     for decode in (zstd_decode, lz4_decode, gzip_decode, snappy_decode):
         setattr(default_records, decode.__name__, decode)
     fetcher.PartitionRecords = BoundedPartitionRecords

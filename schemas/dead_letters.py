@@ -1,10 +1,12 @@
 """What is published to usage.dead: why a record was not charged, where it stood, its bytes."""
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
+from datetime import datetime
 from typing import Annotated, Final
 
 from pydantic import AwareDatetime, ConfigDict, Field, PlainSerializer, TypeAdapter
 from pydantic.dataclasses import dataclass
+from pydantic_core import from_json
 
 from schemas.reasons import Reason
 
@@ -64,3 +66,27 @@ _to_json = TypeAdapter(DeadLetter).serializer.to_json
 def encode_dead_letter(letter: DeadLetter) -> bytes:
     """The bytes to publish: UTF-8 JSON, the reason first, always below the topic's size limit."""
     return _to_json(letter, by_alias=True)
+
+
+def decode_dead_letter(value: bytes | None) -> DeadLetter | None:
+    """The letter in a record of usage.dead, or None when it holds none. Never raises.
+
+    Fields that a later release adds are not looked at.
+    """
+    try:
+        found = from_json(value or b"")
+        return DeadLetter(
+            reason=Reason(found["reason"]),
+            detail=found["detail"],
+            origin=Origin(**{name: found["origin"][name] for name in Origin.__slots__}),
+            appended_at=datetime.fromisoformat(found["appended_at"]),
+            dead_at=datetime.fromisoformat(found["dead_at"]),
+            account_id=found["account_id"],
+            event_id=found["event_id"],
+            key=None if found["key_base64"] is None else b64decode(found["key_base64"]),
+            payload=b64decode(found["payload_base64"]),
+            payload_bytes=found["payload_bytes"],
+            payload_sha256=bytes.fromhex(found["payload_sha256"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from schemas import topics
-from schemas.dead_letters import DeadLetter, Origin, encode_dead_letter
+from schemas.dead_letters import DeadLetter, Origin, decode_dead_letter, encode_dead_letter
 from schemas.events import Reason
 from schemas.json_schema import documents
 
@@ -132,3 +132,34 @@ class TestTopics:
         assert int(config["max.message.bytes"]) == 262_144
         assert config["cleanup.policy"] == "delete"
         assert int(config["retention.ms"]) >= 7 * 86_400_000
+
+
+@pytest.mark.parametrize("key", [None, b"acct-1", b"\x00\xff"])
+def test_what_is_published_can_be_read_again(key: bytes | None) -> None:
+    letter = dead_letter(payload=b"\x00\xff{}", key=key)
+    assert decode_dead_letter(encode_dead_letter(letter)) == letter
+    later = json.loads(encode_dead_letter(letter)) | {"a_later_field": 1}
+    assert decode_dead_letter(json.dumps(later).encode()) == letter
+
+
+@pytest.mark.parametrize("value", [None, b"", b"{", b"[]", b"1", b"{}", b"\xff", b'{"reason": "x"}'])
+def test_what_is_no_letter_is_none(value: bytes | None) -> None:
+    assert decode_dead_letter(value) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("reason", "unheard_of"),
+        ("origin", None),
+        ("payload_base64", 7),
+        ("payload_base64", "\u00e4"),
+        ("payload_sha256", "00"),
+        ("payload_bytes", -1),
+        ("appended_at", "yesterday"),
+        ("appended_at", "2026-11-21T09:00:00"),
+    ],
+)
+def test_a_letter_with_one_wrong_field_is_none(field: str, wrong: object) -> None:
+    document = published(dead_letter()) | {field: wrong}
+    assert decode_dead_letter(json.dumps(document).encode()) is None
