@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 
 
 class BookError(ValueError):
-    """A price book document that cannot be used; the message starts with the place at fault."""
+    """A price book document that cannot be used; the message starts with the place at fault.
+
+    `path` is that place as keys and positions from the root, so that a reader of a file can say
+    which line it is on.
+    """
+
+    def __init__(self, message: str, path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class Node:
@@ -37,9 +45,14 @@ class Node:
             return f"{self._parent.place}[{self._key}]"
         return f"{self._parent.place}.{self._key}"
 
+    @property
+    def path(self) -> tuple[str | int, ...]:
+        """The keys and positions that lead here from the root, which has none."""
+        return () if self._parent is None else (*self._parent.path, self._key)
+
     def error(self, complaint: str) -> BookError:
         """The complaint with its place in front, to be raised."""
-        return BookError(f"{self.place}: {complaint}")
+        return BookError(f"{self.place}: {complaint}", self.path)
 
     def items(self) -> Iterator[tuple[str, Node]]:
         """Every entry of a mapping with text keys, in the document's order."""
