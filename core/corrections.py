@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from core.recorded import USAGE_COLUMNS, Row, usage_columns
+from core.recorded import USAGE_COLUMNS, Row, usage_columns, usage_recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -77,9 +76,6 @@ class Corrected:
     stale: list[Change] = field(default_factory=list)
 
 
-_usage_of = itemgetter(*USAGE_COLUMNS)
-
-
 def correct(
     changes: Iterable[Change],
     standing: Mapping[Identity, Row],
@@ -120,7 +116,7 @@ def _correction(change: Change, row: Row, balance_micro: int) -> Correction | No
     if (
         rated.rated_micro == row["rated_micro"]
         and change.voided == row["voided"]
-        and usage == _usage_of(row)
+        and usage == usage_recorded(row)
         and (rated.counter, rated.counter_units) == counted
     ):
         return None

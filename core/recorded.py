@@ -8,7 +8,8 @@ quantity that was charged was of the unit that its price wanted.
 from __future__ import annotations
 
 import json
-from typing import Any, Final, Protocol
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from core.rating import AccountFacts
 from schemas.usage import (
@@ -21,7 +22,10 @@ from schemas.usage import (
     UsageEvent,
 )
 
-__all__ = ["USAGE_COLUMNS", "Row", "facts_of", "recorded_event", "usage_columns"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["USAGE_COLUMNS", "Row", "facts_of", "recorded_event", "usage_columns", "usage_recorded"]
 
 # The columns that say what was used: the same names in `charge` and in `charge_correction`.
 USAGE_COLUMNS: Final = (
@@ -96,6 +100,10 @@ def usage_columns(event: UsageEvent) -> tuple[object, ...]:
         _other_meters(tokens), data.quantity, data.own_key,
         "" if billed is None else billed.currency, 0 if billed is None else _pico(billed.amount),
     )  # fmt: skip
+
+
+usage_recorded: Callable[[Row], tuple[Any, ...]] = itemgetter(*USAGE_COLUMNS)
+"""What the row says was used, in the order of USAGE_COLUMNS."""
 
 
 def _other_meters(tokens: TokenCounts) -> str:

@@ -54,3 +54,27 @@ FROM generate_series(1, $1)
 INSERT INTO usage_counter (account_id, counter, month, units)
 SELECT * FROM unnest($1::text[], $2::text[], $3::date[], $4::bigint[])
 ON CONFLICT (account_id, counter, month) DO UPDATE SET units = usage_counter.units + excluded.units
+
+-- name: read_counter
+-- Units that an account has used in a month; no row: none. $1 account (locked), $2 counter, $3 month.
+SELECT units FROM usage_counter WHERE account_id = $1 AND counter = $2 AND month = $3
+
+-- name: read_charge
+-- The charge as it was posted, without its corrections. $1 account, $2 event id.
+SELECT * FROM charge WHERE account_id = $1 AND event_id = $2
+
+-- name: read_corrections
+-- All corrections of a charge, oldest first, with the balance after each that moved credits.
+-- $1 account, $2 event id.
+SELECT correction.*, entry.balance_after_micro
+FROM charge_correction AS correction
+LEFT JOIN credit_transaction AS entry USING (transaction_id)
+WHERE correction.account_id = $1 AND correction.event_id = $2
+ORDER BY correction.sequence
+
+-- name: find_by_key
+-- The correction that an idempotency key stands for, with the balance after it. $1 key.
+SELECT correction.*, entry.balance_after_micro
+FROM charge_correction AS correction
+LEFT JOIN credit_transaction AS entry USING (transaction_id)
+WHERE correction.idempotency_key = $1
