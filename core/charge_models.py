@@ -13,15 +13,20 @@ from enum import IntFlag, StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from schemas.reasons import Reason
+from schemas.usage import ServiceTier
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime, time
 
     from schemas.usage import TokenCounts, UsageData
 
 PRICE_DECIMALS = 18
 MULTIPLIER_DECIMALS = 6
+RATE_DECIMALS = 12
 MICRO = 10**6
+_STANDARD = ServiceTier.STANDARD
+_REQUEST_UNITS = frozenset({"", "requests"})
 
 
 class ChargeModel(StrEnum):
@@ -30,6 +35,10 @@ class ChargeModel(StrEnum):
     MODEL_TOKENS = "model_tokens"
     FLAT_TOKENS = "flat_tokens"
     PER_UNIT = "per_unit"
+    PACKAGE = "package"
+    GRADUATED = "graduated"
+    VOLUME = "volume"
+    BILLED = "billed"
 
 
 class Multiplier(IntFlag):
@@ -38,7 +47,7 @@ class Multiplier(IntFlag):
     NONE = 0
     POWER_LEVEL = 1
     TIER = 2
-    USD = 4  # the rule is in dollars: credits_per_usd applies
+    USD = 4  # the rule is in dollars: the credits for one dollar apply
 
 
 class TokenKind(StrEnum):
@@ -53,6 +62,8 @@ class TokenKind(StrEnum):
     AUDIO_INPUT = "audio_input"
     AUDIO_OUTPUT = "audio_output"
     IMAGE_INPUT = "image_input"
+    IMAGE_OUTPUT = "image_output"
+    VIDEO_INPUT = "video_input"
 
 
 # Each kind is counted inside another one. A kind without a price costs what the kind around it
@@ -65,6 +76,8 @@ CONTAINED_IN = {
     TokenKind.IMAGE_INPUT: TokenKind.INPUT,
     TokenKind.REASONING: TokenKind.OUTPUT,
     TokenKind.AUDIO_OUTPUT: TokenKind.OUTPUT,
+    TokenKind.IMAGE_OUTPUT: TokenKind.OUTPUT,
+    TokenKind.VIDEO_INPUT: TokenKind.INPUT,
 }
 
 
@@ -139,13 +152,28 @@ class Band(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class TierPrices:
+    """The prices of one service tier, complete: what the tier does not name is the standard's."""
+
+    base: Rates
+    bands: tuple[Band, ...]  # the highest first
+
+    def rates_for(self, input_tokens: int) -> Rates:
+        """The prices for a request of that many input tokens."""
+        for band in self.bands:
+            if input_tokens > band.above_input_tokens:
+                return band.rates
+        return self.base
+
+
+@dataclass(frozen=True, slots=True)
 class DatedPrices:
     """Prices of a model from a day on, or within hours of each day; unbounded where None."""
 
     starts_at: datetime | None
     between: tuple[time, time] | None
-    base: Rates
-    bands: tuple[Band, ...]  # the highest first
+    standard: TierPrices
+    service_tiers: Mapping[ServiceTier, TierPrices]  # all but the standard one
 
     def in_force(self, when: datetime) -> bool:
         """Whether these prices hold at that moment."""
@@ -158,13 +186,6 @@ class DatedPrices:
         if end < start:
             return clock >= start or clock < end
         return start <= clock < end
-
-    def rates_for(self, input_tokens: int) -> Rates:
-        """The prices for a request of that many input tokens."""
-        for band in self.bands:
-            if input_tokens > band.above_input_tokens:
-                return band.rates
-        return self.base
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,19 +200,37 @@ class TokenRule:
     multipliers: Multiplier
     prices: tuple[DatedPrices, ...]
 
-    def numerator(self, data: UsageData, when: datetime) -> int | Refusal:
-        """The exact amount; zero for counted tokens is a gap unless the model is listed as free."""
+    def in_force(self, when: datetime) -> DatedPrices:
+        """The prices that hold at that moment."""
         prices = self.prices
-        chosen = prices[0]
         if len(prices) > 1:
             for candidate in reversed(prices):
                 if candidate.in_force(when):
-                    chosen = candidate
-                    break
-        tokens = data.tokens
-        rates = chosen.rates_for(tokens.input) if chosen.bands else chosen.base
+                    return candidate
+        return prices[0]
+
+    def rates(self, data: UsageData, when: datetime) -> Rates | Refusal:
+        """The prices for this usage at that moment, or why the model has none for it."""
+        prices = self.prices
+        chosen = prices[0] if len(prices) == 1 else self.in_force(when)
+        tier = chosen.standard
+        if data.service_tier is not _STANDARD:
+            found = chosen.service_tiers.get(data.service_tier)
+            if found is None:
+                return no_service_tier(data.service_tier)
+            tier = found
+        return tier.rates_for(data.tokens.input) if tier.bands else tier.base
+
+    def numerator(self, data: UsageData, when: datetime) -> int | Refusal:
+        """The exact amount; zero for counted tokens is a gap unless the model is listed as free."""
+        rates = self.rates(data, when)
+        if isinstance(rates, Refusal):
+            return rates
         if self.free:
             return 0
+        if rates.per_request and data.unit not in _REQUEST_UNITS:
+            return other_unit("requests", data.unit)
+        tokens = data.tokens
         total = rates.numerator(tokens, data.quantity)
         if total == 0 and (tokens.input or tokens.output):
             return Refusal(Reason.UNPRICED, "the price is zero and the model is not listed as free")
@@ -209,8 +248,40 @@ class FlatRule:
 
 @dataclass(frozen=True, slots=True)
 class UnitRule:
-    """Action pricing (M4): credits for each unit of the event's quantity."""
+    """Action pricing (M4): credits for each `per` units of the event's quantity.
+
+        credits = quantity / per x credits
+
+    0.3 credits per 60 seconds: 90 seconds cost 90 / 60 x 0.3 = 0.45 credits. Not by whole minutes:
+    that is a package.
+    """
 
     name: str
     multipliers: Multiplier
-    credits_per_unit: int  # in 10**-PRICE_DECIMALS credits
+    credits_per_unit: int  # of `per` units, in 10**-PRICE_DECIMALS credits
+    per: int = 1
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BilledRule:
+    """What the provider itself billed, passed through.
+
+        credits = amount x credits for one unit of its currency x markup
+
+    A bill of 0.0042 dollars at one credit a dollar and a markup of 1.1 costs 0.00462 credits.
+    """
+
+    name: str
+    multipliers: Multiplier
+    markup: int  # in 10**-MULTIPLIER_DECIMALS
+
+
+def no_service_tier(service_tier: ServiceTier) -> Refusal:
+    """Another tier is never priced as the standard one: it may cost the half or the double."""
+    return Refusal(Reason.UNPRICED, f"there is no price for service tier {service_tier.value}")
+
+
+def other_unit(priced: str, reported: str) -> Refusal:
+    """A price for seconds says nothing about bytes."""
+    return Refusal(Reason.UNPRICED, f"the price is for {priced}, and the event counts {reported}")

@@ -8,49 +8,69 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from core.catalog import Catalog, parse_catalog
-from core.charge_models import MICRO, MULTIPLIER_DECIMALS, FlatRule, Multiplier, TokenRule, UnitRule
+from core.charge_models import ChargeModel, FlatRule, TokenRule
+from core.counted import CountedRule
+from core.credit_rules import COUNTED_MODELS, action_rule, billed_prices, counted_rule
+from core.currencies import USD, parse_currencies
 from core.document import BookError, Node
-from core.rules import TOKEN_RULE_FIELDS, flat_rule, token_rule, unit_rule
-from schemas.usage import PowerLevel
+from core.multipliers import parse_multipliers
+from core.rules import TOKEN_RULE_FIELDS, charge_model, flat_rule, token_rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
+    from core.charge_models import UnitRule
+    from core.credit_rules import BilledPrices
+    from core.currencies import Currencies
+    from core.multipliers import FactorKey, Multipliers
+
 __all__ = ["BookError", "PriceBook", "PriceHistory", "parse_book"]
 
 # Names come from events, so a stranger chooses them: the memo is emptied when it is full.
 MEMO_NAMES_MAX = 4096
-_BOOK_FIELDS = frozenset(
-    {"credits_per_usd", "power_levels", "tiers", "own_key_share", "actions", "models", "catalog"}
-)
+_BOOK_FIELDS = frozenset({"power_levels", "tiers", "own_key_share", "actions", "models", "catalog"})
+_OPTIONAL_FIELDS = frozenset({"credits_per_usd", "currencies", "billed", "flat", "catalog"})
+ModelRule: TypeAlias = TokenRule | FlatRule | CountedRule
 _EVERY_MODEL = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class PriceBook:
-    """One version of all prices. Immutable; the memo of resolved names changes no answer.
-
-    `factors` are integers of 10**-(4 * MULTIPLIER_DECIMALS), by (multipliers, power level, tier,
-    own key): every multiplication that does not depend on the counts, done once.
-    """
+    """One version of all prices. Immutable; the memo of resolved names changes no answer."""
 
     version: int
     effective_from: datetime
-    actions: Mapping[str, UnitRule]
+    actions: Mapping[str, UnitRule | CountedRule]
     flat: FlatRule | None
-    factors: Mapping[tuple[Multiplier, str, str, bool], int]
+    billed: BilledPrices | None
+    currencies: Currencies
+    multipliers: Multipliers
+    _factors: tuple[tuple[datetime | None, Mapping[FactorKey, int]], ...]
     _flat_models: frozenset[str]
-    _own_models: Mapping[str, TokenRule]
+    _own_models: Mapping[str, TokenRule | CountedRule]
     _catalog: Catalog
-    _memo: dict[tuple[str, str], TokenRule | FlatRule | None] = field(
+    _memo: dict[tuple[str, str], ModelRule | None] = field(
         default_factory=dict, compare=False, repr=False
     )
 
-    def model_rule(self, provider: str, model: str) -> TokenRule | FlatRule | None:
+    def factor(self, key: FactorKey, when: datetime) -> int | None:
+        """All multipliers of a price as one integer out of FACTOR_ONE, dollars as credits of then.
+
+        None when the book does not know the tier.
+        """
+        periods = self._factors
+        if len(periods) == 1:
+            return periods[0][1].get(key)
+        for starts_at, factors in reversed(periods):
+            if starts_at is None or when >= starts_at:
+                return factors.get(key)
+        raise AssertionError("the first rate has no start")
+
+    def model_rule(self, provider: str, model: str) -> ModelRule | None:
         """The rule for a model as an app names it, or None when the book does not know it.
 
         The book's own rows come first, by name or alias; then the catalog, whose answer a row of
@@ -67,13 +87,13 @@ class PriceBook:
             rule = memo[key] = self._resolve(provider, model)
             return rule
 
-    def _resolve(self, provider: str, model: str) -> TokenRule | FlatRule | None:
+    def _resolve(self, provider: str, model: str) -> ModelRule | None:
         if _EVERY_MODEL in self._flat_models:
             return self.flat
         name = f"{provider}/{model}".lower() if provider else model.lower()
         found = self._own_models.get(name)
-        if found is None and (found := self._catalog.find(provider, model)) is not None:
-            found = self._own_models.get(found.name.removeprefix("model:").lower(), found)
+        if found is None and (listed := self._catalog.find(provider, model)) is not None:
+            found = self._own_models.get(listed.name.removeprefix("model:").lower(), listed)
         names = {name} if found is None else {name, found.name.removeprefix("model:").lower()}
         return self.flat if names & self._flat_models else found
 
@@ -97,6 +117,10 @@ class PriceHistory:
         position = bisect_right(starts, when)
         return self._books[position - 1] if position else None
 
+    def numbered(self, version: int) -> PriceBook | None:
+        """The version of that number, whenever it holds; None when there is none."""
+        return next((book for book in self._books if book.version == version), None)
+
 
 def parse_book(
     document: Mapping[str, object],
@@ -115,59 +139,46 @@ def parse_book(
     """
     root = Node(dict(document))
     required = _BOOK_FIELDS if catalog is None else _BOOK_FIELDS - {"catalog"}
-    fields = root.fields(required, frozenset({"flat", "catalog"}))
+    fields = root.fields(required, _OPTIONAL_FIELDS)
+    currencies, scaled_by = parse_currencies(fields, root), parse_multipliers(fields)
     flat, flat_models = flat_rule(fields["flat"]) if "flat" in fields else (None, frozenset())
     return PriceBook(
         version=version,
         effective_from=effective_from,
-        actions={action: unit_rule(action, row) for action, row in fields["actions"].items()},
+        actions={action: action_rule(action, row) for action, row in fields["actions"].items()},
         flat=flat,
-        factors=_factors(fields),
+        billed=billed_prices(fields["billed"]) if "billed" in fields else None,
+        currencies=currencies,
+        multipliers=scaled_by,
+        _factors=tuple(
+            (rate.starts_at, scaled_by.factors(rate.credits_each)) for rate in currencies.rates[USD]
+        ),
         _flat_models=flat_models,
         _own_models=_own_models(fields["models"]),
         _catalog=parse_catalog(fields["catalog"]) if catalog is None else catalog,
     )
 
 
-def _factors(fields: Mapping[str, Node]) -> dict[tuple[Multiplier, str, str, bool], int]:
-    one = 10**MULTIPLIER_DECIMALS
-    powers = fields["power_levels"].fields(frozenset(PowerLevel), frozenset())
-    per_usd = _positive(fields["credits_per_usd"])
-    shares = {False: one, True: fields["own_key_share"].scaled(MULTIPLIER_DECIMALS)}
-    if shares[True] > one:
-        raise fields["own_key_share"].error("is a share: at most 1")
-    factors = {}
-    for tier, tier_node in fields["tiers"].items():
-        for power, power_node in powers.items():
-            by_power, by_tier = _positive(power_node), _positive(tier_node)
-            for kinds in range(8):
-                flags = Multiplier(kinds)
-                factor = by_power if Multiplier.POWER_LEVEL in flags else one
-                factor *= by_tier if Multiplier.TIER in flags else one
-                factor *= per_usd if Multiplier.USD in flags else one
-                for own_key, share in shares.items():
-                    factors[flags, power, tier, own_key] = factor * share
-    return factors
-
-
-def _positive(node: Node) -> int:
-    value = node.scaled(MULTIPLIER_DECIMALS)
-    if not 0 < value <= MICRO * 10**MULTIPLIER_DECIMALS:
-        raise node.error("must be more than 0 and at most 1000000")
-    return value
-
-
-def _own_models(node: Node) -> dict[str, TokenRule]:
-    rules: dict[str, TokenRule] = {}
+def _own_models(node: Node) -> dict[str, TokenRule | CountedRule]:
+    rules: dict[str, TokenRule | CountedRule] = {}
     for name, row in node.items():
         provider, slash, model = name.partition("/")
         if not (provider and slash and model):
             raise row.error("a model is named provider/model")
-        fields = row.fields(frozenset({"prices"}), TOKEN_RULE_FIELDS | {"aliases"})
-        rule = token_rule(f"model:{name}", fields, fields["prices"])
+        fields = dict(row.items())
+        rule = _model_rule(f"model:{name}", row)
         aliases = fields["aliases"].elements() if "aliases" in fields else []
         known = [name, *(form for a in aliases for form in (a.text(), f"{provider}/{a.text()}"))]
         for known_as in known:
             if rules.setdefault(known_as.lower(), rule) is not rule:
                 raise row.error(f"{known_as!r} is a name of {rules[known_as.lower()].name} already")
     return rules
+
+
+def _model_rule(name: str, row: Node) -> TokenRule | CountedRule:
+    aliases = frozenset({"aliases"})
+    model = charge_model(dict(row.items()), ChargeModel.MODEL_TOKENS, *COUNTED_MODELS)
+    if model is not ChargeModel.MODEL_TOKENS:
+        return counted_rule(name, row, of_tokens=True, beside=aliases)
+    fields = row.fields(frozenset({"prices"}), TOKEN_RULE_FIELDS | aliases)
+    return token_rule(name, fields, fields["prices"])

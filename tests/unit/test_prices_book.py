@@ -49,7 +49,7 @@ def _catalog(model: dict[str, Any]) -> dict[str, Any]:
         ({"actions": {"a": {"credits": "1", "free": True}}}, "book.actions.a.credits: is zero"),
         ({"actions": {"a": {"credits": "1", "free": 1}}}, "book.actions.a.free: expected true"),
         (
-            {"actions": {"a": {"credits": "1", "charge": "graduated"}}},
+            {"actions": {"a": {"credits": "1", "charge": "flat_tokens"}}},
             "book.actions.a.charge: the charge model here is per_unit",
         ),
         (
