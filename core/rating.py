@@ -148,7 +148,8 @@ def rate_with(
             numerator = rule.numerator(data, event.time)
             denominator = PRICE_DENOMINATOR
         case UnitRule():
-            numerator = _other_kind(rule.unit, data) or data.quantity * rule.credits_per_unit * MICRO
+            amount = data.quantity * rule.credits_per_unit * MICRO
+            numerator = _other_kind(rule.unit, data) or amount
             denominator = PRICE_DENOMINATOR * rule.per
         case FlatRule():
             counted = data.tokens.input + data.tokens.output
