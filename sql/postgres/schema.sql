@@ -288,6 +288,56 @@ CREATE TABLE ship_position (
     PRIMARY KEY (stream, generation, epoch, partition)
 );
 
+-- One re-rating: a stretch of charges (by event time) priced again, or such a run taken back. What is
+-- read and how far it is are noted with each chunk, so that a run goes on after any crash.
+CREATE TABLE rerate_run (
+    run_id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind           text NOT NULL CHECK (kind IN ('what-if', 'apply', 'revert')),
+    source         text NOT NULL CHECK (source IN ('ledger', 'topic')),
+    reverts        bigint UNIQUE REFERENCES rerate_run, -- the applied run that it takes back: once
+    occurred_from  timestamptz NOT NULL,
+    occurred_to    timestamptz NOT NULL,                -- exclusive
+    account_ids    text[],                              -- only these; NULL: all
+    book           text NOT NULL,                       -- what prices: published, version 3, file prices.yaml
+    price_version  integer,                             -- the one version that prices; NULL: by event time
+    newest_version integer NOT NULL,                    -- later versions do not count in this run
+    document       text,                                -- the book itself when it is a file, as JSON
+    extent         jsonb NOT NULL,                      -- batches or offsets, fixed when the run began
+    position       jsonb NOT NULL,                      -- what of them is done
+    chunks         integer NOT NULL DEFAULT 0,
+    events         bigint NOT NULL DEFAULT 0,           -- what was found so far, and in whose sum
+    changed        bigint NOT NULL DEFAULT 0,
+    unpriced       bigint NOT NULL DEFAULT 0,
+    voided         bigint NOT NULL DEFAULT 0,
+    uncharged      bigint NOT NULL DEFAULT 0,
+    superseded     bigint NOT NULL DEFAULT 0,           -- corrected after the run: a revert leaves them
+    old_micro      bigint NOT NULL DEFAULT 0,
+    new_micro      bigint NOT NULL DEFAULT 0,
+    actor          text NOT NULL,
+    reason         text NOT NULL,
+    started_at     timestamptz NOT NULL DEFAULT now(),
+    moved_at       timestamptz NOT NULL DEFAULT now(),
+    finished_at    timestamptz,
+    CHECK ((kind = 'revert') = (reverts IS NOT NULL)),
+    CHECK (kind = 'what-if' OR source = 'ledger')
+);
+-- Two runs that move credits would work against each other.
+CREATE UNIQUE INDEX rerate_run_one_booking ON rerate_run ((true)) WHERE kind <> 'what-if' AND finished_at IS NULL;
+
+-- What a run has counted so far of something whose price depends on the month's usage.
+CREATE TABLE rerate_counter (
+    run_id     bigint NOT NULL REFERENCES rerate_run,
+    account_id text COLLATE "C" NOT NULL,
+    counter    text COLLATE "C" NOT NULL,
+    month      date NOT NULL,
+    units      bigint NOT NULL,
+    PRIMARY KEY (run_id, account_id, counter, month)
+) WITH (fillfactor = 70);
+
+-- A run finds its first and last batch by time, and reads them in the order in which they charged.
+CREATE INDEX batch_outcome_posted ON batch_outcome (posted_at);
+CREATE INDEX batch_outcome_order ON batch_outcome (batch_id, epoch, partition, to_offset);
+
 -- Small facts that a deployment keeps: the generation of ClickHouse's copy.
 CREATE TABLE deployment (
     name  text PRIMARY KEY,
