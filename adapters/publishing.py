@@ -12,6 +12,7 @@ from adapters.failures import Failure
 from adapters.settings import Settings
 
 REQUEST_TIMEOUT_MS = 15_000
+BATCH_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,13 @@ class Outgoing:
 
 
 @asynccontextmanager
-async def open_producer(settings: Settings, client_id: str) -> AsyncIterator[AIOKafkaProducer]:
+async def open_producer(
+    settings: Settings, client_id: str, batch_bytes: int = BATCH_BYTES
+) -> AsyncIterator[AIOKafkaProducer]:
     """An idempotent producer with acks from all replicas; never creates a topic by intent.
 
-    Raises Failure when no broker answers.
+    Batches grow to `batch_bytes`: larger ones for many records at once. Raises Failure when no
+    broker answers.
     """
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka,
@@ -37,6 +41,7 @@ async def open_producer(settings: Settings, client_id: str) -> AsyncIterator[AIO
         acks="all",
         compression_type="lz4",
         request_timeout_ms=REQUEST_TIMEOUT_MS,
+        max_batch_size=batch_bytes,
         max_request_size=262_144,
     )
     try:

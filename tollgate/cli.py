@@ -25,6 +25,7 @@ COMMANDS = (
     "tollgate.lag_command",
     "tollgate.verify_command",
     "tollgate.dead_letters_command",
+    "tollgate.replay_command",
     "tollgate.stream_command",
     "tollgate.account_command",
     "tollgate.grant_command",
