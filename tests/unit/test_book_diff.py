@@ -82,8 +82,10 @@ def _with(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
         (
             (*_LISTED, "prices", 0, "above_input_tokens", 0, "usd_per_mtok", "input"),
             "5.00005",
-            "openai/gpt-4o, above 200,000 input tokens: input 5 -> 5.00005 dollars a million"
-            " tokens (+less than 0.01 %)",
+            (
+                "openai/gpt-4o, above 200,000 input tokens: input 5 -> 5.00005 dollars a million"
+                " tokens (+less than 0.01 %)"
+            ),
         ),
         (
             (*_LISTED, "prices", 0, "service_tiers", "priority"),
@@ -108,8 +110,10 @@ def _with(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
         (
             ("models", "acme/small"),
             _priced() | {"free": True},
-            "acme/small: new: multiplied by power_level, multiplied by tier, free|acme/small: new:"
-            " input 2.5, output 10 dollars a million tokens",
+            (
+                "acme/small: new: multiplied by power_level, multiplied by tier, free|acme/small: new:"
+                " input 2.5, output 10 dollars a million tokens"
+            ),
         ),
         (
             ("models", "acme/large", "aliases"),
@@ -120,8 +124,10 @@ def _with(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
         (
             (*_OWN, "between"),
             ["16:30", "00:30"],
-            "acme/large, from 16:30 to 00:30 UTC: new: input 2.5, output 10 dollars a million"
-            " tokens|acme/large: no more: input 2.5, output 10 dollars a million tokens",
+            (
+                "acme/large, from 16:30 to 00:30 UTC: new: input 2.5, output 10 dollars a million"
+                " tokens|acme/large: no more: input 2.5, output 10 dollars a million tokens"
+            ),
         ),
         ((*_OWN, "usd_per_request"), "0.01", "acme/large: new: request 0.01 dollars each"),
         (("tiers", "free"), "2", "tier free: multiplier 1.5 -> 2 (+33.33 %)"),
@@ -183,8 +189,10 @@ def test_a_dated_price_is_compared_with_the_one_that_it_follows() -> None:
     assert lines == [
         "openai/gpt-4o, from 2026-12-01: input 2.5 -> 1 dollars a million tokens (-60 %)",
         "openai/gpt-4o, from 2026-12-01: no more: output 10 dollars a million tokens",
-        "openai/gpt-4o, above 200,000 input tokens, from 2026-12-01: no more: input 5 dollars a"
-        " million tokens",
+        (
+            "openai/gpt-4o, above 200,000 input tokens, from 2026-12-01: no more: input 5 dollars a"
+            " million tokens"
+        ),
         "openai/gpt-4o, batch, from 2026-12-01: no more: output 5 dollars a million tokens",
     ]
 
