@@ -108,6 +108,14 @@ class Rates:
     gaps: tuple[TokenKind, ...]  # input or output where it has no price
     cached_apart: tuple[TokenKind, ...]
 
+    def per_token(self) -> dict[TokenKind, int]:
+        """The price of every kind, that of the kind around it where it has none of its own."""
+        differences = dict(self.surcharges)
+        prices = {TokenKind.INPUT: self.input, TokenKind.OUTPUT: self.output}
+        for kind, around in CONTAINED_IN.items():
+            prices[kind] = prices[around] + differences.get(kind, 0)
+        return prices
+
     def numerator(self, tokens: TokenCounts, requests: int) -> int | Refusal:
         """The exact amount, or why the counts cannot be priced."""
         total = tokens.input * self.input + tokens.output * self.output

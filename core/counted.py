@@ -13,9 +13,10 @@ The unit of C here is 10**-PRICE_DECIMALS credits, divided by the rule's `per`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from core.charge_models import ChargeModel
+from core.charge_models import PRICE_DECIMALS, ChargeModel
 
 if TYPE_CHECKING:
     from core.charge_models import Multiplier
@@ -51,8 +52,11 @@ class Package:
 
     def cumulative(self, units: int, per: int) -> int:
         """C of that many units of a month; never falls."""
-        paid = max(0, units - self.free_units)
-        return -(-paid // self.size) * self.credits_each * per
+        return self.packages(units) * self.credits_each * per
+
+    def packages(self, units: int) -> int:
+        """How many packages that many units of a month begin."""
+        return -(-max(0, units - self.free_units) // self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +136,7 @@ class CountedRule:
     def cumulative(self, units: int) -> int:
         """C of that many units of a month, times `per`."""
         return self.shape.cumulative(units, self.per)
+
+    def cost(self, units: int) -> Fraction:
+        """C of that many units of a month, in credits, exactly."""
+        return Fraction(self.cumulative(units), self.per * 10**PRICE_DECIMALS)

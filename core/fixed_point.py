@@ -1,6 +1,7 @@
 """Exact decimal arithmetic on integers: how text becomes a scaled integer, and the one rounding."""
 
 import re
+from fractions import Fraction
 
 _DECIMAL = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,30}))?")
 
@@ -27,3 +28,24 @@ def rounded_half_even(numerator: int, denominator: int) -> int:
     if twice > denominator or (twice == denominator and quotient & 1):
         return quotient + 1
     return quotient
+
+
+def exact_text(value: Fraction) -> str:
+    """The value without loss: a decimal where it has an end ("0.00375"), else a ratio ("1/3")."""
+    denominator = value.denominator
+    twos = _divisions(denominator, 2)
+    fives = _divisions(denominator, 5)
+    if 2**twos * 5**fives != denominator:
+        return str(value)
+    decimals = max(twos, fives)
+    digits = str(abs(value.numerator) * (10**decimals // denominator)).rjust(decimals + 1, "0")
+    sign = "-" if value < 0 else ""
+    return sign + (f"{digits[:-decimals]}.{digits[-decimals:]}" if decimals else digits)
+
+
+def _divisions(number: int, divisor: int) -> int:
+    count = 0
+    while number % divisor == 0:
+        number //= divisor
+        count += 1
+    return count
