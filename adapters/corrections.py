@@ -139,6 +139,7 @@ async def _move(
     connection: Connection, corrections: Sequence[Correction], actor: str, cause: str
 ) -> None:
     """Counters, then grants, overdraft and balances, by one total for each account."""
+    reached("before_moving")
     moved = counter_changes(corrections)
     if moved:
         account_ids, counters, months = zip(*moved, strict=True)

@@ -29,6 +29,7 @@ COMMANDS = (
     "tollgate.stream_command",
     "tollgate.account_command",
     "tollgate.grant_command",
+    "tollgate.charge_command",
     "tollgate.query_command",
     "tollgate.rebuild_command",
     "tollgate.demo_command",
