@@ -8,12 +8,19 @@ cannot add old rows to the new copy.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from clickhouse_connect.driver.client import Client
 
 from adapters.clickhouse import SQL, answers, apply_migrations, statements
+from core.ranges import Stream
 
-TABLES = ("charge", "credit_transaction", "charge_by_day", "credit_by_day")
+TABLE_OF: Final[Mapping[Stream, str]] = {
+    Stream.CHARGE: "charge",
+    Stream.CREDIT: "credit_transaction",
+    Stream.CORRECTION: "charge_correction",
+}
+ROLL_UPS = ("charge_by_day", "credit_by_day", "charge_correction_by_day")
 NOTHING_COPIED = 0
 WINDOW_TOKENS_MIN = 1_000
 
@@ -38,18 +45,27 @@ def read_tables(client: Client) -> dict[str, Table]:
     return {name: Table(engine, full, create) for name, engine, full, create in rows}
 
 
-def generation_of(tables: Mapping[str, Table]) -> int | None:
-    """The generation that both copied tables take; 0: nothing was copied yet. None: no such tables.
+def generations_of(tables: Mapping[str, Table]) -> dict[Stream, int]:
+    """The generation that each stream's table takes; 0: nothing was copied yet.
 
-    When a rebuild died between the two tables, the lower one counts.
+    A stream whose table is not there, or has lost its constraint, is not in it.
     """
-    generations = []
-    for name in ("charge", "credit_transaction"):
+    generations = {}
+    for stream, name in TABLE_OF.items():
         found = _GENERATION.search(tables[name].create_query) if name in tables else None
-        if found is None:
-            return None
-        generations.append(int(found[1]))
-    return min(generations)
+        if found is not None:
+            generations[stream] = int(found[1])
+    return generations
+
+
+def generation_of(tables: Mapping[str, Table]) -> int | None:
+    """The generation that the copied tables take; 0: nothing was copied yet. None: one is missing.
+
+    When they differ, because a rebuild died between two of them or a migration made a new one, the
+    lowest counts.
+    """
+    generations = generations_of(tables)
+    return min(generations.values()) if len(generations) == len(TABLE_OF) else None
 
 
 def weak_tables(tables: Mapping[str, Table]) -> list[str]:
@@ -58,7 +74,7 @@ def weak_tables(tables: Mapping[str, Table]) -> list[str]:
     Looks at the copied tables, the roll-ups and the target of every materialized view, those that
     somebody else added included.
     """
-    names = set(TABLES)
+    names = {*TABLE_OF.values(), *ROLL_UPS}
     for table in tables.values():
         target = _TARGET.match(table.create_query)
         if table.engine == "MaterializedView" and target:
@@ -78,7 +94,7 @@ def _weak(table: Table) -> bool:
 def accept_generation(client: Client, generation: int) -> None:
     """From now on the copy takes rows of this generation and refuses all others. Idempotent."""
     with answers():
-        for statement in (SQL.accept_charge_generation, SQL.accept_credit_generation):
+        for statement in statements(SQL.accept_generation):
             client.command(statement, parameters={"generation": generation})
 
 

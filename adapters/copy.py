@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from clickhouse_connect.driver.client import Client
 
 from adapters.clickhouse import Refused, connect, insert_csv
 from adapters.clickhouse_tables import (
     NOTHING_COPIED,
+    TABLE_OF,
     accept_generation,
     generation_of,
+    generations_of,
     read_tables,
     weak_tables,
 )
@@ -21,7 +23,6 @@ from adapters.ranges import Range, Ranges
 from adapters.settings import Settings
 from core.ranges import Stream, token
 
-TABLE_OF: Final = {Stream.CHARGE: "charge", Stream.CREDIT: "credit_transaction"}
 REQUEST_UNDER_WAY_SECONDS = 0.005
 INSERT_SECONDS_MAX = 45  # shorter than the watchdog's patience: a mute ClickHouse is no stall
 Result = TypeVar("Result")
@@ -40,7 +41,9 @@ class Copy:
         self._client: Client | None = None
 
     async def agree(self) -> int:
-        """The generation that PostgreSQL wants and ClickHouse takes; a fresh copy is opened for it.
+        """The generation that PostgreSQL wants and ClickHouse takes.
+
+        A fresh copy is opened for it, and so is a single table that a migration added.
 
         Raises WrongGeneration while a rebuild is at work, Halt when the tables are missing, of
         another generation, emptied behind our back, or could keep a repeated insert, and
@@ -68,7 +71,10 @@ class Copy:
                 HaltReason.NOT_MIGRATED,
                 "ClickHouse has no tables to copy to: run `tollgate migrate`",
             )
-        if held == NOTHING_COPIED and not await self._ranges.anything_shipped(wanted):
+        generations = generations_of(tables)
+        fresh = {stream for stream, taken in generations.items() if taken == NOTHING_COPIED}
+        others = {generations[stream] for stream in generations.keys() - fresh}
+        if others <= {wanted} and not fresh & await self._ranges.shipped_streams(wanted):
             accept = partial(accept_generation, generation=wanted)
             await asyncio.to_thread(self._with_client, accept)
             return wanted

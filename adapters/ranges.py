@@ -4,9 +4,10 @@ A range is an intent that was committed before the copy: it is fixed, so that a 
 crash sends the same rows under the same token. A stream has one open range at most.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import asyncpg
 
@@ -16,14 +17,30 @@ from adapters.queries import load
 from core.ranges import Extent, Month, Stream, next_slice
 
 SQL = load("ranges")
-CREDIT_PARTITION = -1
-CREDIT_EPOCH = 1
+NO_PARTITION = -1
+NO_EPOCH = 1
 ACQUIRE_SECONDS_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Statements:
+    """How a stream's ranges are read. `page` finds the next one of a stream without offsets."""
+
+    months: str
+    rows: str
+    page: str | None = None
+
+
+STATEMENTS: Final[Mapping[Stream, Statements]] = {
+    Stream.CHARGE: Statements(SQL.charge_months, SQL.charge_rows),
+    Stream.CREDIT: Statements(SQL.credit_months, SQL.credit_rows, SQL.credit_page),
+    Stream.CORRECTION: Statements(SQL.correction_months, SQL.correction_rows, SQL.correction_page),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Range:
-    """An open range. Charges: offsets by partition. Credits: from (tx, id) after to (tx, id) to."""
+    """An open range. Charges: offsets by partition. Others: from (tx, id) after to (tx, id) to."""
 
     range_id: int
     stream: Stream
@@ -56,7 +73,7 @@ class Rows:
 
 
 class Ranges:
-    """The ranges of both streams; `topic` is the real name of the usage topic."""
+    """The ranges of every stream; `topic` is the real name of the usage topic."""
 
     def __init__(self, pool: Pool, *, topic: str, rows_max: int) -> None:
         self._pool = pool
@@ -70,11 +87,11 @@ class Ranges:
             generation: int = await connection.fetchval(SQL.read_generation)
         return generation
 
-    async def anything_shipped(self, generation: int) -> bool:
-        """Whether a range of this generation was ever done."""
+    async def shipped_streams(self, generation: int) -> set[Stream]:
+        """The streams of which a range of this generation was ever done."""
         async with self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection:
-            done: int = await connection.fetchval(SQL.shipped_ranges, generation)
-        return done > 0
+            rows = await connection.fetch(SQL.shipped_streams, generation)
+        return {Stream(row["stream"]) for row in rows}
 
     async def rebuild_runs(self) -> bool:
         """Whether a rebuild is at work right now."""
@@ -138,8 +155,9 @@ class Ranges:
         self, connection: Connection, stream: Stream, generation: int
     ) -> Range | None:
         """The next range, its number and figures not yet known; None: nothing waits."""
-        if stream is Stream.CREDIT:
-            return await self._next_credits(connection, generation)
+        page = STATEMENTS[stream].page
+        if page is not None:
+            return await self._next_page(connection, stream, page, generation)
         slices = next_slice(await self._extents(connection, generation), self._rows_max)
         if not slices:
             return None
@@ -159,24 +177,27 @@ class Ranges:
             sum_micro=0,
         )
 
-    async def _next_credits(self, connection: Connection, generation: int) -> Range | None:
-        shipped = await connection.fetchrow(SQL.credit_position, generation)
+    async def _next_page(
+        self, connection: Connection, stream: Stream, statement: str, generation: int
+    ) -> Range | None:
+        """The next rows in the order (tx, id), of transactions that nothing can precede."""
+        shipped = await connection.fetchrow(SQL.keyset_position, stream, generation)
         tx_after, id_after = ("0", 0) if shipped is None else shipped
-        page = await connection.fetchrow(SQL.credit_page, tx_after, id_after, self._rows_max)
+        page = await connection.fetchrow(statement, tx_after, id_after, self._rows_max)
         if page is None:
             if await connection.fetchval(SQL.transactions_went_back):
                 raise Halt(
                     HaltReason.TRANSACTIONS_WENT_BACK,
-                    "credit transactions carry numbers that this PostgreSQL has yet to reach: it "
-                    "was restored from a dump; see docs/operations.md",
+                    "ledger rows carry transaction numbers that this PostgreSQL has yet to reach: "
+                    "it was restored from a dump; see docs/operations.md",
                 )
             return None
         return Range(
             range_id=0,
-            stream=Stream.CREDIT,
+            stream=stream,
             generation=generation,
-            epoch=CREDIT_EPOCH,
-            partitions=[CREDIT_PARTITION],
+            epoch=NO_EPOCH,
+            partitions=[NO_PARTITION],
             from_offsets=[0],
             to_offsets=[0],
             tx_after=tx_after,
@@ -205,7 +226,7 @@ class Ranges:
 
     async def rows(self, opened: Range, month: Month) -> Rows:
         """The rows of one month as CSV, made by PostgreSQL, in the order of their positions."""
-        statement = SQL.charge_rows if opened.stream is Stream.CHARGE else SQL.credit_rows
+        statement = STATEMENTS[opened.stream].rows
         parts: list[bytes] = []
 
         async def keep(data: bytes) -> None:
@@ -263,8 +284,8 @@ async def _insert(connection: Connection, stream: Stream, generation: int, bound
 
 
 async def _months(connection: Connection, bounds: Range) -> list[Month]:
-    statement = SQL.charge_months if bounds.stream is Stream.CHARGE else SQL.credit_months
-    return [Month(*row) for row in await connection.fetch(statement, *bounds.bounds)]
+    rows = await connection.fetch(STATEMENTS[bounds.stream].months, *bounds.bounds)
+    return [Month(*row) for row in rows]
 
 
 def _figures(months: Sequence[Month]) -> tuple[int, int]:

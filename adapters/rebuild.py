@@ -91,8 +91,9 @@ async def _copy_all(ranges: Ranges, copy: Copy, on_progress: OnProgress) -> int:
         on_progress(total - left, total)
         await copy.ship_next(Stream.CHARGE)
         left = _left(await ranges.waiting(), ends)
-    while await copy.ship_next(Stream.CREDIT) is not None:
-        on_progress(total, total)
+    for stream in (Stream.CREDIT, Stream.CORRECTION):
+        while await copy.ship_next(stream) is not None:
+            on_progress(total, total)
     return total
 
 

@@ -1,9 +1,9 @@
 """The warehouse: the ledger's rows into ClickHouse, each once.
 
-Input: charges up to the committed positions, credit transactions of finished transactions. Output:
-ClickHouse's tables `charge` and `credit_transaction` and their roll-ups. Guarantee: what is marked
-as shipped is readable once, whatever crashed in between; ClickHouse being away delays the copy and
-touches nothing else.
+Input: charges up to the committed positions; credit transactions and corrections of finished
+transactions. Output: ClickHouse's tables `charge`, `credit_transaction` and `charge_correction`,
+and their roll-ups. Guarantee: what is marked as shipped is readable once, whatever crashed in
+between; ClickHouse being away delays the copy and touches nothing else.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ TROUBLE: tuple[type[Exception], ...] = (Unreachable, WrongGeneration, *TRANSIENT
 
 
 class Warehouse:
-    """Ships both streams in turn until told to stop. Any number may run at once; one does the work.
+    """Ships every stream in turn until told to stop. Any number may run at once; one does the work.
 
     Trouble of the world is waited out for ever, with a growing pause. What would go wrong again for
     ever is a Halt, and leaves this class.

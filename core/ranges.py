@@ -11,6 +11,7 @@ class Stream(StrEnum):
 
     CHARGE = "charge"
     CREDIT = "credit"
+    CORRECTION = "correction"
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ INSERT INTO charge (account_id, event_id, partition, epoch, "offset", occurred_a
     price_version, rule, rated_micro, amount_micro, balance_after_micro, tier, demo, source, action,
     provider, model, power_level, input_tokens, cache_read_tokens, cache_write_tokens,
     output_tokens, reasoning_tokens, other_meters, quantity, own_key, hold_id, resource_id,
-    attributes)
+    attributes, service_tier, billed_currency, billed_pico, counter, counter_units, counter_before)
 SELECT 'account ' || a, 'event-' || number, planned.partition, $4,
        stream_position.next_offset
            + row_number() OVER (PARTITION BY planned.partition ORDER BY n) - 1,
@@ -69,7 +69,11 @@ SELECT 'account ' || a, 'event-' || number, planned.partition, $4,
        n % 3000, n % 7, n % 3, n % 500, n % 11,
        CASE n % 3 WHEN 0 THEN '{"audio_input":3}' ELSE '' END,
        1, n % 4 = 1, CASE n % 2 WHEN 0 THEN 'hold-' || n END, ' resource/' || n,
-       CASE n % 2 WHEN 0 THEN '{"team":"a, \\"b\\""}' ELSE '' END
+       CASE n % 2 WHEN 0 THEN '{"team":"a, \\"b\\""}' ELSE '' END,
+       CASE n % 5 WHEN 3 THEN 'batch' ELSE 'standard' END,
+       CASE n % 7 WHEN 3 THEN 'USD' ELSE '' END, CASE n % 7 WHEN 3 THEN 1234567890 + n ELSE 0 END,
+       CASE n % 6 WHEN 5 THEN 'pages, "a4"' ELSE '' END,
+       CASE n % 6 WHEN 5 THEN 1 + n % 3 ELSE 0 END, CASE n % 6 WHEN 5 THEN n ELSE 0 END
 FROM planned
 JOIN account ON account.account_id = 'account ' || a
 JOIN stream_position ON stream_position.topic = $7 AND stream_position.partition = planned.partition
@@ -92,6 +96,13 @@ WITH posted AS (
 ), drawn AS (
     INSERT INTO grant_draw (grant_id, cause, amount_micro)
     SELECT grant_id, 'batch:1', micro FROM burned
+), counted AS (
+    INSERT INTO usage_counter (account_id, counter, month, units)
+    SELECT account_id, counter, date_trunc('month', occurred_at AT TIME ZONE 'UTC')::date,
+           sum(counter_units)
+    FROM posted WHERE counter <> '' GROUP BY 1, 2, 3
+    ON CONFLICT (account_id, counter, month)
+    DO UPDATE SET units = usage_counter.units + excluded.units
 ), per_partition AS (
     SELECT partition, epoch, min("offset") AS from_offset, max("offset") + 1 AS to_offset,
            count(*)::int AS charged

@@ -32,17 +32,18 @@ class Bench:
         return done
 
     async def drain_with_credits(self) -> None:
-        """As `drain`, until the credits are there: any transaction of the server delays them."""
+        """As `drain`, until credits and corrections are there: any transaction of the server delays
+        them.
+        """
         for _ in range(600):
             await self.drain()
             connection = await connect(self.settings)
-            booked = await connection.fetchval("SELECT count(*) FROM credit_transaction")
+            booked = tuple(await connection.fetchrow(COUNT_BOTH))
             await connection.close()
-            counted = await asyncio.to_thread(ask, self.settings, COUNT_CREDITS)
-            if counted == [(booked,)]:
+            if await asyncio.to_thread(ask, self.settings, COUNT_BOTH) == [booked]:
                 return
             await asyncio.sleep(0.1)
-        raise AssertionError("the credits did not arrive, or came more than once")
+        raise AssertionError("credits or corrections did not arrive, or came more than once")
 
 
 @asynccontextmanager
@@ -57,13 +58,33 @@ def ask(settings: Settings, sql: str) -> list[tuple[object, ...]]:
         return [tuple(row) for row in client.query(sql).result_rows]
 
 
-COUNT_CREDITS = "SELECT count() FROM credit_transaction"
+COUNT_BOTH = """SELECT (SELECT count(*) FROM credit_transaction) AS credits,
+(SELECT count(*) FROM charge_correction) AS corrections"""
 COLUMNS = """account_id, event_id, partition, epoch, "offset", payload_hash, price_version, rule,
 rated_micro, amount_micro, balance_after_micro, tier, demo, source, action, provider, model,
 power_level, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-other_meters, quantity, own_key, hold_id, resource_id, attributes"""
+other_meters, quantity, own_key, hold_id, resource_id, attributes, service_tier, billed_currency,
+billed_pico, counter, counter_units, counter_before"""
+CORRECTION_COLUMNS = """correction_id, account_id, event_id, sequence, kind, run_id, voided,
+price_version, rule, rated_micro, amount_micro, rated_change_micro, amount_change_micro, tier, demo,
+action, provider, model, power_level, service_tier, input_tokens, cache_read_tokens,
+cache_write_tokens, output_tokens, reasoning_tokens, other_meters, quantity, own_key,
+billed_currency, billed_pico, counter, counter_units, counter_before, transaction_id, actor, reason,
+idempotency_key"""
 CLICKHOUSE_TIMES = "toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(posted_at)"
 POSTGRES_TIMES = "(extract(epoch FROM occurred_at) * 1000000)::bigint, (extract(epoch FROM posted_at) * 1000000)::bigint"  # noqa: E501
+
+
+NET_BY_DAY = """
+SELECT day, account_id, provider, model, action, demo, toInt64(count()),
+       sum(toInt128(u.quantity)), sum(toInt128(u.input_tokens)), sum(toInt128(u.cache_read_tokens)),
+       sum(toInt128(u.cache_write_tokens)), sum(toInt128(u.output_tokens)),
+       sum(toInt128(u.reasoning_tokens)), sum(toInt128(u.tokens)), sum(u.credits),
+       sum(u.list_credits)
+FROM net_usage AS u
+GROUP BY day, account_id, provider, model, action, demo
+ORDER BY ALL
+"""
 
 
 async def assert_copied_exactly(settings: Settings) -> int:
@@ -76,7 +97,17 @@ async def assert_copied_exactly(settings: Settings) -> int:
         "SELECT transaction_id, account_id, type, amount_micro, reason, grant_id"
         " FROM credit_transaction ORDER BY transaction_id"
     )
+    corrections = await connection.fetch(
+        f"SELECT {CORRECTION_COLUMNS}, (extract(epoch FROM occurred_at) * 1000000)::bigint"  # noqa: S608
+        " FROM charge_correction ORDER BY correction_id"
+    )
     await connection.close()
+    copied_corrections = ask(
+        settings,
+        f"SELECT {CORRECTION_COLUMNS}, toUnixTimestamp64Micro(occurred_at)"  # noqa: S608
+        " FROM charge_correction ORDER BY correction_id",
+    )
+    assert copied_corrections == [tuple(row) for row in corrections]
     copied = ask(
         settings,
         f"SELECT {COLUMNS}, {CLICKHOUSE_TIMES} FROM charge ORDER BY account_id, event_id",  # noqa: S608
@@ -92,7 +123,21 @@ async def assert_copied_exactly(settings: Settings) -> int:
         settings,
         "SELECT count(), sum(toInt128(amount_micro)), sum(toInt128(input_tokens)) FROM charge",
     )
+    assert_net_is_one_figure(settings)
     return len(ledger)
+
+
+def assert_net_is_one_figure(settings: Settings) -> None:
+    """Both net views say the same of every group, and as much money as charges and corrections."""
+    by_day = ask(settings, "SELECT * FROM net_usage_by_day ORDER BY ALL")
+    assert by_day == ask(settings, NET_BY_DAY)
+    [(net, ledger)] = ask(
+        settings,
+        "SELECT (SELECT sum(credits) * 1000000 FROM net_usage),"
+        " (SELECT sum(toInt128(amount_micro)) FROM charge)"
+        " + (SELECT sum(toInt128(amount_change_micro)) FROM charge_correction)",
+    )
+    assert net == ledger
 
 
 def rolled_up(settings: Settings) -> list[tuple[object, ...]]:

@@ -34,21 +34,24 @@ FROM system.tables
 WHERE database = currentDatabase()
 ORDER BY name
 
--- name: accept_charge_generation
+-- name: accept_generation
 -- From now on only rows of this generation are taken; what an older copy still sends is refused.
 ALTER TABLE charge DROP CONSTRAINT shipped_generation,
-    ADD CONSTRAINT shipped_generation CHECK generation = {generation:UInt32}
-
--- name: accept_credit_generation
--- As accept_charge_generation.
+    ADD CONSTRAINT shipped_generation CHECK generation = {generation:UInt32};
 ALTER TABLE credit_transaction DROP CONSTRAINT shipped_generation,
+    ADD CONSTRAINT shipped_generation CHECK generation = {generation:UInt32};
+ALTER TABLE charge_correction DROP CONSTRAINT shipped_generation,
     ADD CONSTRAINT shipped_generation CHECK generation = {generation:UInt32}
 
 -- name: drop_tables
 -- Takes the copy away, with its tokens. An insert that is under way ends in the dropped table.
+-- rerate_line stays: it is no copy of anything.
 DROP TABLE IF EXISTS charge_to_day SYNC;
 DROP TABLE IF EXISTS credit_to_day SYNC;
+DROP TABLE IF EXISTS charge_correction_to_day SYNC;
 DROP TABLE IF EXISTS charge SYNC;
 DROP TABLE IF EXISTS credit_transaction SYNC;
+DROP TABLE IF EXISTS charge_correction SYNC;
 DROP TABLE IF EXISTS charge_by_day SYNC;
-DROP TABLE IF EXISTS credit_by_day SYNC
+DROP TABLE IF EXISTS credit_by_day SYNC;
+DROP TABLE IF EXISTS charge_correction_by_day SYNC

@@ -58,11 +58,11 @@ FROM (
 WHERE next_offset < end_offset
 ORDER BY epoch, partition
 
--- name: credit_position
--- How far the credit stream is shipped; no row: nothing is. $1 generation.
+-- name: keyset_position
+-- How far a stream without offsets is shipped; no row: nothing is. $1 stream, $2 generation.
 SELECT tx_after::text, id_after
 FROM ship_position
-WHERE stream = 'credit' AND generation = $1
+WHERE stream = $1 AND generation = $2
 
 -- name: credit_page
 -- The last of the next credit transactions in the order (tx, transaction_id). Only those count that
@@ -80,11 +80,46 @@ FROM (
 ORDER BY tx DESC, transaction_id DESC
 LIMIT 1
 
+-- name: correction_page
+-- As credit_page, of corrections: up to the first one whose charge is not shipped, so that the copy
+-- never takes away from a day what it has yet to add. $1 tx_after, $2 id_after, $3 rows at most.
+WITH page AS MATERIALIZED (
+    SELECT tx, correction_id, account_id, event_id
+    FROM charge_correction
+    WHERE (tx, correction_id) > ($1::text::xid8, $2::bigint)
+      AND tx < pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY tx, correction_id
+    LIMIT $3
+), early AS (
+    SELECT page.tx, page.correction_id
+    FROM page
+    CROSS JOIN LATERAL (
+        SELECT epoch, partition, "offset" FROM charge
+        WHERE charge.account_id = page.account_id AND charge.event_id = page.event_id
+        LIMIT 1
+    ) AS charged
+    LEFT JOIN ship_position AS shipped
+           ON shipped.stream = 'charge'
+          AND shipped.generation
+              = (SELECT value::integer FROM deployment WHERE name = 'clickhouse_generation')
+          AND shipped.epoch = charged.epoch AND shipped.partition = charged.partition
+    WHERE charged."offset" >= coalesce(shipped.next_offset, 0)
+    ORDER BY page.tx, page.correction_id
+    LIMIT 1
+)
+SELECT page.tx::text AS tx_to, page.correction_id AS id_to
+FROM page LEFT JOIN early ON true
+WHERE early.tx IS NULL OR (page.tx, page.correction_id) < (early.tx, early.correction_id)
+ORDER BY page.tx DESC, page.correction_id DESC
+LIMIT 1
+
 -- name: transactions_went_back
 -- True when a row is of a transaction that the server has yet to begin: the ledger was restored from a
 -- dump into a new cluster, and new rows would sort before old ones.
 SELECT coalesce(
-    (SELECT tx FROM credit_transaction ORDER BY tx DESC LIMIT 1) >= pg_snapshot_xmax(pg_current_snapshot()),
+    greatest((SELECT tx FROM credit_transaction ORDER BY tx DESC LIMIT 1),
+             (SELECT tx FROM charge_correction ORDER BY tx DESC LIMIT 1))
+    >= pg_snapshot_xmax(pg_current_snapshot()),
     false
 )
 
@@ -113,7 +148,8 @@ SELECT account_id, event_id, charge.partition, epoch, charge."offset", occurred_
        payload_hash, price_version, rule, rated_micro, amount_micro, balance_after_micro, tier, demo,
        source, action, provider, model, power_level, input_tokens, cache_read_tokens,
        cache_write_tokens, output_tokens, reasoning_tokens, other_meters, quantity, own_key, hold_id,
-       resource_id, attributes, $5::integer AS generation
+       resource_id, attributes, service_tier, billed_currency, billed_pico, counter, counter_units,
+       counter_before, $5::integer AS generation
 FROM unnest($2::integer[], $3::bigint[], $4::bigint[]) AS part (partition, from_offset, to_offset)
 CROSS JOIN LATERAL (
     SELECT * FROM charge AS c
@@ -146,6 +182,58 @@ WHERE (tx, transaction_id) > ($1::text::xid8, $2::bigint)
   AND created_at >= $6::timestamptz AND created_at < $6::timestamptz + interval '1 month'
 ORDER BY credit_transaction.tx, transaction_id
 
+-- name: correction_months
+-- As charge_months, by the months of the charges: ClickHouse keeps a correction beside its charge.
+-- $1 tx_after, $2 id_after, $3 tx_to, $4 id_to (inclusive).
+SELECT date_trunc('month', occurred_at) AS month, count(*) AS row_count,
+       mod(sum(amount_change_micro), 9223372036854775807)::bigint AS sum_micro,
+       bit_xor(hashtextextended(account_id || ' ' || correction_id, amount_micro)) AS content
+FROM charge_correction
+WHERE (tx, correction_id) > ($1::text::xid8, $2::bigint)
+  AND (tx, correction_id) <= ($3::text::xid8, $4::bigint)
+GROUP BY month
+ORDER BY month
+
+-- name: correction_rows
+-- As charge_rows. A row brings along what never changes of its charge, and what of the state before it
+-- the roll-up by day takes away; NULL, which ClickHouse refuses, where the ledger lacks that state.
+-- $1 tx_after, $2 id_after, $3 tx_to, $4 id_to (inclusive), $5 generation, $6 month.
+SELECT c.correction_id, c.account_id, c.event_id, c.sequence, c.kind, c.run_id, c.voided, c.occurred_at,
+       c.price_version, c.rule, c.rated_micro, c.amount_micro, c.rated_change_micro,
+       c.amount_change_micro, c.tier, c.demo, c.action, c.provider, c.model, c.power_level,
+       c.service_tier, c.input_tokens, c.cache_read_tokens, c.cache_write_tokens, c.output_tokens,
+       c.reasoning_tokens, c.other_meters, c.quantity, c.own_key, c.billed_currency, c.billed_pico,
+       c.counter, c.counter_units, c.counter_before, c.transaction_id, c.actor, c.reason,
+       c.idempotency_key, c.tx::text AS tx, c.created_at,
+       charged.source, charged.hold_id, charged.resource_id, charged.attributes, charged.posted_at,
+       was.voided AS was_voided, was.demo AS was_demo, was.action AS was_action,
+       was.provider AS was_provider, was.model AS was_model, was.quantity AS was_quantity,
+       was.input_tokens AS was_input_tokens, was.cache_read_tokens AS was_cache_read_tokens,
+       was.cache_write_tokens AS was_cache_write_tokens, was.output_tokens AS was_output_tokens,
+       was.reasoning_tokens AS was_reasoning_tokens, $5::integer AS generation
+FROM charge_correction AS c
+LEFT JOIN LATERAL (
+    SELECT * FROM charge
+    WHERE charge.account_id = c.account_id AND charge.event_id = c.event_id
+    LIMIT 1
+) AS charged ON true
+LEFT JOIN LATERAL (
+    SELECT voided, demo, action, provider, model, quantity, input_tokens, cache_read_tokens,
+           cache_write_tokens, output_tokens, reasoning_tokens
+    FROM charge_correction AS before
+    WHERE before.account_id = c.account_id AND before.event_id = c.event_id
+      AND before.sequence = c.sequence - 1
+    UNION ALL
+    SELECT false, charged.demo, charged.action, charged.provider, charged.model, charged.quantity,
+           charged.input_tokens, charged.cache_read_tokens, charged.cache_write_tokens,
+           charged.output_tokens, charged.reasoning_tokens
+    WHERE c.sequence = 1
+) AS was ON true
+WHERE (c.tx, c.correction_id) > ($1::text::xid8, $2::bigint)
+  AND (c.tx, c.correction_id) <= ($3::text::xid8, $4::bigint)
+  AND c.occurred_at >= $6::timestamptz AND c.occurred_at < $6::timestamptz + interval '1 month'
+ORDER BY c.tx, c.correction_id
+
 -- name: insert_range
 -- The intent. No row is returned when the stream has an open range already.
 -- $1 stream, $2 generation, $3 epoch, $4 partitions, $5 from, $6 to, $7 tx_after, $8 id_after,
@@ -174,9 +262,9 @@ ON CONFLICT (stream, generation, epoch, partition) DO UPDATE
 SET next_offset = excluded.next_offset, tx_after = excluded.tx_after, id_after = excluded.id_after
 RETURNING partition
 
--- name: shipped_ranges
--- How many ranges of the generation are done. $1 generation.
-SELECT count(*) FROM ship_range WHERE generation = $1 AND done_at IS NOT NULL
+-- name: shipped_streams
+-- The streams of which a range of the generation is done. $1 generation.
+SELECT DISTINCT stream FROM ship_range WHERE generation = $1 AND done_at IS NOT NULL
 
 -- name: raise_generation
 -- For a rebuild: ranges under way are given up, their rows belong to a copy that is thrown away.
