@@ -12,7 +12,10 @@ CREATE TABLE account (
     balance_micro   bigint NOT NULL DEFAULT 0,
     overdraft_micro bigint NOT NULL DEFAULT 0 CHECK (overdraft_micro >= 0),
     held_micro      bigint NOT NULL DEFAULT 0 CHECK (held_micro >= 0),
-    created_at      timestamptz NOT NULL DEFAULT now()
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    monthly_cap_micro bigint CHECK (monthly_cap_micro >= 0), -- NULL: no cap
+    spend_month     date NOT NULL DEFAULT '1970-01-01',      -- the month (UTC, by posting) of spend_micro
+    spend_micro     bigint NOT NULL DEFAULT 0                -- burned down in it, less what was given back
 ) WITH (fillfactor = 70);
 
 -- Credits given, with a life. Burned down by priority, then earliest expiry, then oldest, then id.
@@ -54,9 +57,18 @@ CREATE TABLE credit_hold (
     charged_micro bigint,
     created_at    timestamptz NOT NULL DEFAULT now(),
     closed_at     timestamptz,
+    kind          text NOT NULL DEFAULT 'hold' CHECK (kind IN ('hold', 'session')),
+    actor         text NOT NULL DEFAULT '',
+    metadata      text NOT NULL DEFAULT '',  -- JSON object of the caller, '' when none
+    usage         text NOT NULL DEFAULT '',  -- a session's usage so far, JSON: what an abandoned one is charged
+    expires_at    timestamptz,               -- reconciliation looks at it from then on; NULL: by its age
+    touched_at    timestamptz NOT NULL DEFAULT now(),
+    closed_by     text NOT NULL DEFAULT '',
     CHECK ((state = 'open') = (closed_at IS NULL))
 );
 CREATE INDEX credit_hold_open ON credit_hold (account_id) WHERE state = 'open';
+CREATE INDEX credit_hold_of_account ON credit_hold (account_id, created_at, hold_id);
+CREATE INDEX credit_hold_pending ON credit_hold (touched_at) WHERE state = 'open';
 
 -- Dated prices. Append-only: a version is never edited, a later one supersedes it from effective_from on.
 CREATE TABLE price_version (
@@ -189,7 +201,8 @@ CREATE TABLE credit_transaction (
     reason              text NOT NULL DEFAULT '',
     idempotency_key     text UNIQUE,
     tx                  xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    created_at          timestamptz NOT NULL DEFAULT now()
+    created_at          timestamptz NOT NULL DEFAULT now(),
+    metadata            text NOT NULL DEFAULT ''  -- JSON object of the caller: provider, model, tokens; '' when none
 );
 CREATE INDEX credit_transaction_of_account ON credit_transaction (account_id, transaction_id);
 -- The warehouse ships by (tx, transaction_id) up to the oldest unfinished transaction.
@@ -344,6 +357,142 @@ CREATE TABLE deployment (
     value text NOT NULL
 );
 
+-- What a caller's key was answered, kept in the transaction that had the effect: a retry gets it back.
+CREATE TABLE idempotency_key (
+    caller     text COLLATE "C" NOT NULL,
+    key        text COLLATE "C" NOT NULL,
+    operation  text NOT NULL,
+    body_hash  bytea NOT NULL,
+    response   text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (caller, key)
+);
+CREATE INDEX idempotency_key_age ON idempotency_key (created_at);
+
+-- A code that gives credits: a fixed amount, or a percentage of a purchase. uses is moved under the
+-- row's lock, so that a limit holds under any concurrency.
+CREATE TABLE coupon (
+    code             text COLLATE "C" PRIMARY KEY,
+    kind             text NOT NULL CHECK (kind IN ('fixed', 'percentage')),
+    amount_micro     bigint NOT NULL DEFAULT 0,
+    percent_micro    bigint NOT NULL DEFAULT 0,    -- in millionths of a percent
+    uses_max         bigint CHECK (uses_max > 0),
+    account_uses_max integer NOT NULL DEFAULT 1 CHECK (account_uses_max > 0),
+    uses             bigint NOT NULL DEFAULT 0 CHECK (uses >= 0 AND (uses_max IS NULL OR uses <= uses_max)),
+    grant_days       integer CHECK (grant_days > 0), -- the life of what it gives; NULL: no end
+    expires_at       timestamptz,
+    disabled_at      timestamptz,
+    created_by       text NOT NULL,
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    CHECK ((kind = 'fixed' AND amount_micro > 0 AND percent_micro = 0)
+        OR (kind = 'percentage' AND percent_micro > 0 AND amount_micro = 0))
+);
+
+-- One use of a coupon by an account; `use` counts from 1, so two at once can not both be the last.
+CREATE TABLE coupon_redemption (
+    code           text COLLATE "C" NOT NULL REFERENCES coupon,
+    account_id     text COLLATE "C" NOT NULL REFERENCES account,
+    use            integer NOT NULL CHECK (use > 0),
+    base_micro     bigint NOT NULL,          -- the purchase that a percentage is of; 0 for a fixed amount
+    amount_micro   bigint NOT NULL,
+    transaction_id bigint NOT NULL,
+    redeemed_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (code, account_id, use)
+);
+CREATE INDEX coupon_redemption_of_account ON coupon_redemption (account_id, redeemed_at);
+
+-- The monthly allowance of an account: when it is due, and what the account asked for.
+-- An account without a row has not been enrolled yet.
+CREATE TABLE allowance (
+    account_id      text COLLATE "C" PRIMARY KEY REFERENCES account,
+    due_at          timestamptz NOT NULL,    -- the period of the next refresh
+    refreshed_at    timestamptz,
+    paused          boolean NOT NULL DEFAULT false,
+    preferred_day   smallint CHECK (preferred_day BETWEEN 1 AND 31),
+    custom_micro    bigint CHECK (custom_micro >= 0), -- wins over the tier's amount
+    grant_id        bigint                   -- the latest allowance, whose remainder the next one replaces
+) WITH (fillfactor = 70);
+CREATE INDEX allowance_due ON allowance (due_at, account_id) WHERE NOT paused;
+
+-- Every refresh: what it gave, what it replaced, who asked. One for an account and period, ever.
+CREATE TABLE refresh (
+    refresh_id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    account_id           text COLLATE "C" NOT NULL REFERENCES account,
+    period               timestamptz NOT NULL,     -- the due time that it answers
+    tier                 text NOT NULL,
+    amount_micro         bigint NOT NULL,
+    replaced_micro       bigint NOT NULL,          -- remainder of the last allowance that was booked out
+    balance_before_micro bigint NOT NULL,
+    balance_after_micro  bigint NOT NULL,
+    grant_id             bigint,
+    run_id               bigint NOT NULL,
+    actor                text NOT NULL,
+    reason               text NOT NULL,
+    undone_at            timestamptz,
+    undone_by            text,
+    refreshed_at         timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (account_id, period)
+);
+
+-- A run of a scheduler job. Its key is the message's: the same job twice is one run.
+CREATE TABLE job_run (
+    run_id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    job          text NOT NULL,
+    job_key      text COLLATE "C" NOT NULL UNIQUE,
+    dry_run      boolean NOT NULL,
+    requested_by text NOT NULL,
+    state        text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'done', 'failed')),
+    figures      jsonb NOT NULL DEFAULT '{}',
+    error        text NOT NULL DEFAULT '',
+    started_at   timestamptz NOT NULL DEFAULT now(),
+    finished_at  timestamptz,
+    CHECK ((state = 'running') = (finished_at IS NULL))
+);
+CREATE INDEX job_run_latest ON job_run (job, run_id);
+
+-- Keys of services and people, as digests; a key of role user is bound to its account.
+CREATE TABLE api_key (
+    key_id     text COLLATE "C" PRIMARY KEY,
+    digest     bytea NOT NULL UNIQUE,        -- sha256 of the secret, which is random and long
+    name       text NOT NULL,
+    role       text NOT NULL CHECK (role IN ('user', 'service', 'admin')),
+    scopes     text[] NOT NULL,
+    account_id text COLLATE "C" REFERENCES account,
+    created_by text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz,
+    revoked_at timestamptz,
+    CHECK ((role = 'user') = (account_id IS NOT NULL))
+);
+
+-- An account's own key at a provider, encrypted; only its last characters can be shown.
+CREATE TABLE provider_key (
+    account_id      text COLLATE "C" NOT NULL REFERENCES account,
+    provider        text COLLATE "C" NOT NULL,
+    ciphertext      bytea NOT NULL,
+    hint            text NOT NULL,           -- its last four characters
+    remote_limit    text,                    -- as the provider said, decimals in its currency
+    remote_usage    text,
+    synced_at       timestamptz,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    rotated_at      timestamptz,
+    PRIMARY KEY (account_id, provider)
+);
+
+-- Who changed what, when: every action of an admin. Immutable.
+CREATE TABLE audit_log (
+    audit_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at         timestamptz NOT NULL DEFAULT now(),
+    actor      text NOT NULL,
+    action     text NOT NULL,
+    subject    text NOT NULL,
+    before     jsonb,
+    after      jsonb,
+    reason     text NOT NULL DEFAULT '',
+    request_id text NOT NULL DEFAULT ''
+);
+CREATE INDEX audit_log_of_subject ON audit_log (subject, audit_id);
+
 -- The ledger is append-only, for everybody: a correction is a new row.
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -360,4 +509,6 @@ CREATE TRIGGER price_version_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON 
 CREATE TRIGGER batch_outcome_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON batch_outcome
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER charge_correction_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON charge_correction
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();

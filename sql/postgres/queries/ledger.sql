@@ -73,7 +73,8 @@ WHERE account.account_id = freed.account_id
 
 -- name: burn_down
 -- Takes each account's total out of its grants (priority, expiry, age, id; expired ones are not
--- touched), notes each draw, books what no grant covers as overdraft, and moves the balance.
+-- touched), notes each draw, books what no grant covers as overdraft, and moves the balance and this
+-- month's spend.
 -- The set-based form of core/grants.py burn_down; a property test holds the two equal.
 -- $1 account ids (distinct, locked), $2 totals in micro-credits (> 0), $3 cause of the draws.
 WITH spend AS (
@@ -106,8 +107,10 @@ WITH spend AS (
 )
 UPDATE account
 SET balance_micro = balance_micro - total_micro,
-    overdraft_micro = overdraft_micro + total_micro - coalesce(covered_micro, 0)
-FROM spend
+    overdraft_micro = overdraft_micro + total_micro - coalesce(covered_micro, 0),
+    spend_micro = CASE WHEN spend_month = this_month.month THEN spend_micro ELSE 0 END + total_micro,
+    spend_month = this_month.month
+FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month) AS this_month, spend
 LEFT JOIN covered USING (account_id)
 WHERE account.account_id = spend.account_id
 
@@ -130,8 +133,11 @@ WITH due AS (
     RETURNING account_id, grant_id
 ), raised AS (
     UPDATE account
-    SET balance_micro = balance_micro + amount_micro, overdraft_micro = overdraft_micro - repaid_micro
-    FROM due
+    SET balance_micro = balance_micro + amount_micro,
+        overdraft_micro = overdraft_micro - repaid_micro,
+        spend_micro = CASE WHEN spend_month = this_month.month THEN spend_micro ELSE 0 END - amount_micro,
+        spend_month = this_month.month
+    FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month) AS this_month, due
     WHERE account.account_id = due.account_id
 )
 SELECT account_id, grant_id FROM due LEFT JOIN granted USING (account_id)

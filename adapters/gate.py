@@ -1,0 +1,259 @@
+"""The gate: says no before the money is spent. Checks, holds, settlements and deductions.
+
+Every change is one short transaction under the account's lock, so that two holds never promise the
+same credits. What can not be established is a no: trouble raises `Unavailable`, within a second.
+Every change takes an idempotency key: the same request again gets the first reply, another one with
+that key raises `KeyConflict`.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from asyncpg import Record
+
+from adapters.gate_account import LockedAccount, Spending, funds_of, lock
+from adapters.gate_outcomes import Closed, Deducted, Denied, Held, Outcome, from_text, to_text
+from adapters.gate_prices import PriceSource
+from adapters.idempotency import Key, once
+from adapters.postgres import TRANSIENT, Connection, Pool
+from adapters.queries import load
+from core.holds import Denial, HoldState, Limits, may_go_on, may_hold, may_start
+
+SQL = load("gate")
+Kind = TypeVar("Kind", Held, Closed, Deducted)
+Result = TypeVar("Result")
+
+
+class Unavailable(Exception):  # noqa: N818 - an answer of the gate: it could not be established
+    """PostgreSQL did not answer in time. Whether a change was made is not known: ask again with the
+    same idempotency key.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How this deployment's gate decides."""
+
+    limits: Limits
+    seconds_max: float = 0.9
+    hold_seconds: int = 900
+    hold_seconds_max: int = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a check says. Never true without a fresh read of the account."""
+
+    sufficient: bool
+    denial: Denial | None
+    available_micro: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """Credits to reserve. Without `hold_id` one is made; `live_seconds` None: the default."""
+
+    account_id: str
+    amount_micro: int
+    actor: str
+    hold_id: str | None = None
+    kind: str = "hold"
+    metadata: str = ""
+    live_seconds: int | None = None
+
+
+class Gate:
+    """Every operation of the gate. Safe to share by any number of requests of one loop."""
+
+    def __init__(self, pool: Pool, rules: Rules) -> None:
+        self._pool = pool
+        self._rules = rules
+        self._prices = PriceSource()
+        self._at_work: set[asyncio.Task[Any]] = set()
+
+    async def check(self, account_id: str, amount_micro: int) -> Answer:
+        """Whether work of that price may start now. Reserves nothing. Raises Unavailable."""
+        row = await self._in_time(self._read_funds(account_id))
+        if row is None:
+            return Answer(sufficient=False, denial=Denial.UNKNOWN_ACCOUNT, available_micro=0)
+        funds = funds_of(row, row["over_micro"], 0)
+        denial = may_start(funds, amount_micro, self._rules.limits)
+        return Answer(denial is None, denial, funds.available_micro)
+
+    async def hold(self, request: HoldRequest, key: Key | None = None) -> Held | Denied:
+        """Reserves credits, or says why not. Raises KeyConflict and Unavailable."""
+        hold_id = request.hold_id or f"hold_{uuid.uuid4().hex}"
+        live_seconds = self._rules.hold_seconds
+        if request.live_seconds is not None:
+            live_seconds = min(request.live_seconds, self._rules.hold_seconds_max)
+
+        async def decide(account: LockedAccount) -> Held | Denied:
+            denial = may_hold(account.funds, request.amount_micro, self._rules.limits)
+            if denial is not None:
+                return account.denied(denial)
+            made = await account.connection.fetchrow(
+                SQL.add_hold,
+                hold_id,
+                request.account_id,
+                request.amount_micro,
+                request.kind,
+                request.actor,
+                request.metadata,
+                live_seconds,
+            )
+            if made is None:
+                return account.denied(Denial.ID_TAKEN)
+            return Held(
+                hold_id,
+                request.account_id,
+                request.kind,
+                request.amount_micro,
+                account.funds.available_micro - request.amount_micro,
+                made["created_at"],
+                made["expires_at"],
+            )
+
+        return _one_of(Held, await self._decide(request.account_id, None, key, decide))
+
+    async def extend(
+        self,
+        account_id: str,
+        hold_id: str,
+        more_micro: int,
+        key: Key | None = None,
+        *,
+        usage: str | None = None,
+    ) -> Held | Denied:
+        """Reserves more on an open hold, keeps the usage reported so far, lets it live longer.
+
+        With 0 more it only tells that the work goes on. Raises KeyConflict and Unavailable.
+        """
+
+        async def decide(account: LockedAccount) -> Held | Denied:
+            hold = account.open_hold()
+            if isinstance(hold, Denial):
+                return account.denied(hold)
+            denial = may_go_on(account.funds, more_micro) if more_micro else None
+            if denial is not None:
+                return account.denied(denial)
+            row = await account.connection.fetchrow(
+                SQL.extend_hold, hold_id, account_id, more_micro, usage, self._rules.hold_seconds
+            )
+            assert row is not None  # noqa: S101 - it is open, and its account is locked
+            return Held(
+                hold_id,
+                account_id,
+                hold.kind,
+                row["amount_micro"],
+                account.funds.available_micro - more_micro,
+                hold.created_at,
+                row["expires_at"],
+            )
+
+        return _one_of(Held, await self._decide(account_id, hold_id, key, decide))
+
+    async def settle(
+        self, hold_id: str, spending: Spending, key: Key | None = None
+    ) -> Closed | Denied:
+        """Charges what the work really cost and frees the reserve, in one transaction.
+
+        The work has happened: more than the reserve, and more than the balance, is charged too.
+        Raises KeyConflict and Unavailable.
+        """
+
+        async def decide(account: LockedAccount) -> Closed | Denied:
+            hold = account.open_hold()
+            if isinstance(hold, Denial):
+                return account.denied(hold)
+            amount_micro = await account.price(self._prices, spending)
+            if isinstance(amount_micro, Denied):
+                return amount_micro
+            return await account.close(hold, HoldState.SETTLED, spending, amount_micro)
+
+        return _one_of(Closed, await self._decide(spending.account_id, hold_id, key, decide))
+
+    async def release(
+        self, account_id: str, hold_id: str, actor: str, key: Key | None = None
+    ) -> Closed | Denied:
+        """Frees the reserve of work that did not happen. Raises KeyConflict and Unavailable."""
+        nothing = Spending(account_id, actor, amount_micro=0)
+
+        async def decide(account: LockedAccount) -> Closed | Denied:
+            hold = account.open_hold()
+            if isinstance(hold, Denial):
+                return account.denied(hold)
+            return await account.close(hold, HoldState.RELEASED, nothing, 0)
+
+        return _one_of(Closed, await self._decide(account_id, hold_id, key, decide))
+
+    async def deduct(self, spending: Spending, key: Key | None = None) -> Deducted | Denied:
+        """Charges at once if the account can pay it in full (G6).
+
+        Raises KeyConflict and Unavailable.
+        """
+
+        async def decide(account: LockedAccount) -> Deducted | Denied:
+            amount_micro = await account.price(self._prices, spending)
+            if isinstance(amount_micro, Denied):
+                return amount_micro
+            denial = may_go_on(account.funds, amount_micro) if amount_micro else None
+            if denial is not None:
+                return account.denied(denial)
+            posted = await account.charge(spending, amount_micro, "DEDUCT", None)
+            balance_micro = account.funds.balance_micro - amount_micro
+            return Deducted(spending.account_id, amount_micro, balance_micro, posted)
+
+        return _one_of(Deducted, await self._decide(spending.account_id, None, key, decide))
+
+    async def _read_funds(self, account_id: str) -> Record | None:
+        async with self._pool.acquire() as connection:
+            return await connection.fetchrow(SQL.read_funds, account_id)
+
+    async def _decide(
+        self,
+        account_id: str,
+        hold_id: str | None,
+        key: Key | None,
+        decide: Callable[[LockedAccount], Awaitable[Outcome]],
+    ) -> Outcome:
+        async def work(connection: Connection) -> str:
+            account = await lock(connection, account_id, hold_id)
+            if account is None:
+                return to_text(Denied(Denial.UNKNOWN_ACCOUNT))
+            return to_text(await decide(account))
+
+        reply = await self._in_time(once(self._pool, key, work))
+        return from_text(reply.text)
+
+    async def _in_time(self, work: Coroutine[None, None, Result]) -> Result:
+        """Nobody waits longer than `seconds_max`: what takes longer is not established.
+
+        The work has a task of its own, because giving a connection up waits for the server too,
+        and a server that is frozen would keep the caller waiting for seconds.
+        """
+        task = asyncio.create_task(work)
+        self._at_work.add(task)
+        task.add_done_callback(self._ended)
+        done, _ = await asyncio.wait({task}, timeout=self._rules.seconds_max)
+        if not done:
+            task.cancel()
+            raise Unavailable(f"no answer from PostgreSQL within {self._rules.seconds_max} s")
+        try:
+            return task.result()
+        except TRANSIENT as error:
+            raise Unavailable(f"{type(error).__name__}: {error}"[:300]) from error
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        """Nobody may ask any more for what it raised; whoever does has it from the task."""
+        self._at_work.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
+def _one_of(kind: type[Kind], outcome: Outcome) -> Kind | Denied:
+    if isinstance(outcome, kind | Denied):
+        return outcome
+    raise AssertionError(f"a key of this operation stands for {outcome!r}")
