@@ -7,7 +7,7 @@ version of the library is installed.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -96,8 +96,15 @@ class Catalog:
             for seller in (owner.name, *owner.fallbacks):
                 found = self._by_name[seller].first_match(name)
                 if found is not None:
-                    return found
+                    return found if seller == owner.name else _standard_only(found)
         return None
+
+
+def _standard_only(rule: TokenRule) -> TokenRule:
+    """Another seller's standard price stands in; what its tiers would cost here nobody says."""
+    if not any(prices.service_tiers for prices in rule.prices):
+        return rule
+    return replace(rule, prices=tuple(replace(prices, service_tiers={}) for prices in rule.prices))
 
 
 def _with_dashed_date(model: str) -> str:

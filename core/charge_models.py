@@ -240,9 +240,19 @@ class TokenRule:
             return other_unit("requests", data.unit)
         tokens = data.tokens
         total = rates.numerator(tokens, data.quantity)
-        if total == 0 and (tokens.input or tokens.output):
-            return Refusal(Reason.UNPRICED, "the price is zero and the model is not listed as free")
+        if total == 0:
+            return self._gap(rates, data) or 0
         return total
+
+    def _gap(self, rates: Rates, data: UsageData) -> Refusal | None:
+        """Why a total of zero is no price; None when nothing was used."""
+        if data.tokens.input or data.tokens.output:
+            return Refusal(Reason.UNPRICED, "the price is zero and the model is not listed as free")
+        if not rates.priced and not rates.per_request:
+            return Refusal(Reason.UNPRICED, "there is no price in a unit that an event can carry")
+        if data.unit not in _REQUEST_UNITS:
+            return other_unit("tokens", data.unit)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,8 +111,8 @@ def _with(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
             ("models", "acme/small"),
             _priced() | {"free": True},
             (
-                "acme/small: new: multiplied by power_level, multiplied by tier, free|acme/small: new:"
-                " input 2.5, output 10 dollars a million tokens"
+                "acme/small: new: multiplied by power_level, multiplied by tier, free|"
+                "acme/small: new: input 2.5, output 10 dollars a million tokens"
             ),
         ),
         (
