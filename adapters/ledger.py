@@ -18,16 +18,21 @@ from adapters.queries import load
 from core.batch import (
     CHARGE_COLUMNS,
     Charge,
+    CounterKey,
     Dead,
     Entry,
+    Verdict,
     charge_row,
     settlements_micro,
     totals_micro,
 )
 from core.rating import AccountFacts
+from schemas.events import Reason
 
 SQL = load("ledger")
 PAYLOAD_BYTES_MAX = 64 * 1024
+GIVEN_BACK, GIVEN_BACK_BY = "given_back", "rater"
+"""Source and giver of the grant for a month's usage that became cheaper as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,14 @@ class Outcome:
     dead: int
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What became of an earlier record of an event: charged, or first appended as a dead letter."""
+
+    charged: bool
+    appended_at: datetime | None
+
+
 class PositionMoved(Exception):  # noqa: N818 - an event in the life of a stream, not an error
     """PostgreSQL stands elsewhere than this worker believed: another one applied the records.
 
@@ -91,6 +104,7 @@ class BatchTransaction:
         self._connection = connection
         self._topic = topic
         self.epoch = 0
+        self.price_version = 0
         self.accounts_created = 0
         self.moved = False
 
@@ -126,8 +140,8 @@ class BatchTransaction:
 
     async def newest_price_version(self) -> int:
         """The newest published price version, so that no batch is priced with a stale book."""
-        version: int = await self._connection.fetchval(SQL.newest_price_version)
-        return version
+        self.price_version = await self._connection.fetchval(SQL.newest_price_version)
+        return self.price_version
 
     async def lock_accounts(
         self, account_ids: Iterable[str], new: NewAccounts | None
@@ -159,17 +173,37 @@ class BatchTransaction:
         )
         return {n: payload_hash for n, payload_hash in rows}  # noqa: C416 - Records, not tuples
 
-    async def post(self, charges: Sequence[Charge], batch_id: int) -> None:
-        """Writes the charges and moves holds, grants and balances by their totals.
+    async def read_counters(self, wanted: Iterable[CounterKey]) -> dict[CounterKey, int]:
+        """What these counters stand at; one that was never used is left out.
+
+        True until the transaction ends, once the accounts are locked. Nothing wanted: no round
+        trip.
+        """
+        keys = list(wanted)
+        if not keys:
+            return {}
+        rows = await self._connection.fetch(SQL.read_counters, *_columns(keys))
+        return {(account_id, counter, month): units for account_id, counter, month, units in rows}
+
+    async def post(self, verdict: Verdict, batch_id: int) -> None:
+        """Writes the charges and moves counters, holds, grants and balances by their totals.
 
         A claim that the account's lock did not prevent violates charge's primary key: the whole
         transaction fails with UniqueViolationError and a second run sees the claim.
         """
+        charges = verdict.charges
         if not charges:
             return
         rows = [charge_row(charge, self.epoch) for charge in charges]
         await self._connection.copy_records_to_table("charge", columns=CHARGE_COLUMNS, records=rows)
         reached("after_claim")
+        if verdict.counted:
+            added = [(*key, units) for key, units in verdict.counted.items()]
+            await self._connection.execute(SQL.add_to_counters, *_columns(added))
+        await self._settle(charges)
+        await self._move_balances(totals_micro(charges), batch_id)
+
+    async def _settle(self, charges: Sequence[Charge]) -> None:
         settlements = settlements_micro(charges)
         if settlements:
             await self._connection.execute(
@@ -178,10 +212,16 @@ class BatchTransaction:
                 [account_id for _, account_id in settlements],
                 list(settlements.values()),
             )
-        totals = totals_micro(charges)
-        if totals:
+
+    async def _move_balances(self, totals_micro: Mapping[str, int], batch_id: int) -> None:
+        spent = {account_id: total for account_id, total in totals_micro.items() if total > 0}
+        back = {account_id: -total for account_id, total in totals_micro.items() if total < 0}
+        if spent:
+            cause = f"batch:{batch_id}"
+            await self._connection.execute(SQL.burn_down, list(spent), list(spent.values()), cause)
+        if back:
             await self._connection.execute(
-                SQL.burn_down, list(totals), list(totals.values()), f"batch:{batch_id}"
+                SQL.give_back, list(back), list(back.values()), GIVEN_BACK, GIVEN_BACK_BY
             )
 
     async def next_batch_id(self) -> int:
@@ -193,7 +233,10 @@ class BatchTransaction:
         """Books the dead letters, accounts for every offset and moves the positions."""
         if dead:
             await self._connection.execute(
-                SQL.book_dead_letters, self._topic, self.epoch, *_columns(map(_dead_row, dead))
+                SQL.book_dead_letters,
+                self._topic,
+                self.epoch,
+                *_columns(_dead_row(item, self.price_version) for item in dead),
             )
         booked = [
             (o.span.partition, o.span.from_offset, o.span.to_offset, o.charged, o.duplicate, o.dead)
@@ -211,7 +254,7 @@ def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _dead_row(dead: Dead) -> tuple[object, ...]:
+def _dead_row(dead: Dead, price_version: int) -> tuple[object, ...]:
     record, rejected = dead.record, dead.rejected
     value = record.value or b""
     size, digest = len(value), hashlib.sha256(value).digest()
@@ -229,6 +272,8 @@ def _dead_row(dead: Dead) -> tuple[object, ...]:
         size,
         digest,
         datetime.fromtimestamp(record.timestamp / 1000, UTC),
+        rejected.model,
+        price_version if rejected.reason is Reason.UNPRICED else 0,
     )
 
 
@@ -262,6 +307,22 @@ class Ledger:
         async with self._pool.acquire(timeout=10) as connection:
             rows = await connection.fetch(SQL.recent_outcomes, self._topic)
         return [(row["records"], row["dead"]) for row in reversed(rows)]
+
+    async def first_seen(self, dead: Sequence[Dead]) -> list[Seen]:
+        """What is known of each of these records, in their order: a copy is as old as it was the
+        first time. Needs no lock: a record is sent again only after its first fate was committed.
+        """
+        rejected = [item.rejected for item in dead]
+        digests = [hashlib.sha256(item.record.value or b"").digest() for item in dead]
+        async with self._pool.acquire(timeout=10) as connection:
+            rows = await connection.fetch(
+                SQL.first_seen,
+                [claimed.account_id for claimed in rejected],
+                [claimed.event_id for claimed in rejected],
+                digests,
+            )
+        found = {row["n"]: Seen(row["charged"], row["appended_at"]) for row in rows}
+        return [found[n] for n in range(len(dead))]
 
     async def positions(self, first_offsets: Mapping[int, int]) -> dict[int, Position]:
         """Where each partition stands; one never seen before is opened at the offset given."""

@@ -53,6 +53,20 @@ DEAD_LETTERS = Metric(
 DEAD_LETTERS_PUBLISHED = Metric(
     "tollgate_dead_letters_published", Kind.COUNTER, (), "events", "dead letters the topic acked"
 )
+PARKED = Metric(
+    "tollgate_parked_letters",
+    Kind.GAUGE,
+    (),
+    "events",
+    "unpriced events that wait for a price version, in all; every rater shows the same number",
+)
+PARKED_REQUEUED = Metric(
+    "tollgate_parked_requeued",
+    Kind.COUNTER,
+    (),
+    "events",
+    "unpriced events sent again, because a version prices them now",
+)
 ACCOUNTS_CREATED = Metric(
     "tollgate_accounts_created", Kind.COUNTER, (), "accounts", "accounts created by an event"
 )
@@ -135,6 +149,8 @@ METRICS = (
     EVENTS,
     DEAD_LETTERS,
     DEAD_LETTERS_PUBLISHED,
+    PARKED,
+    PARKED_REQUEUED,
     ACCOUNTS_CREATED,
     BATCH_SECONDS,
     BATCH_RECORDS,
@@ -217,6 +233,14 @@ class Metrics:
     def dead_letters_published(self, letters: int) -> None:
         """Counts dead letters that the topic has acknowledged."""
         self._count(DEAD_LETTERS_PUBLISHED, letters)
+
+    def parked(self, letters: int) -> None:
+        """How many unpriced events wait for a price."""
+        self._set(PARKED, letters)
+
+    def parked_requeued(self, letters: int) -> None:
+        """Counts unpriced events that were sent to be rated again."""
+        self._count(PARKED_REQUEUED, letters)
 
     def shipped(self, stream: str, *, rows: int, seconds: float) -> None:
         """Counts one range that is in ClickHouse and marked."""

@@ -6,19 +6,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from faststream import FastStream
 
-from adapters.dead_letters import publish_pending
-from adapters.failures import Failure
 from adapters.kafka import LastRecords, Positions, open_broker, subscribe
 from adapters.ledger import Ledger
 from adapters.metrics import BatchFigures, Metrics
 from adapters.postgres import TRANSIENT, Pool, open_pool
-from adapters.publishing import open_producer
 from adapters.settings import Settings
 from consumers.batch import BatchLoop, Runs
+from consumers.letters import Letters
+from consumers.prices import Prices
 from consumers.probes import serve_probes
 from consumers.progress import Progress
 from consumers.rater import Rater
@@ -30,7 +28,6 @@ STAGE = "rater"
 LOG_CHECK_SECONDS = 10.0
 LAG_SECONDS = 1.0
 LOOP_TICK_SECONDS = 0.02
-PUBLISH_SECONDS = 1.0
 
 
 class RaterApp:
@@ -38,13 +35,13 @@ class RaterApp:
 
     def __init__(self, settings: Settings, pool: Pool) -> None:
         topic = settings.topic_prefix + USAGE_EVENTS.name
-        self._settings = settings
-        self._pool = pool
         self._ended: BaseException | None = None
         self.metrics = Metrics(STAGE)
         self.progress = Progress(settings)
         ledger = Ledger(pool, topic)
-        self._rater = Rater(settings, ledger)
+        prices = Prices()
+        self._rater = Rater(settings, ledger, prices)
+        self._letters = Letters(settings, pool, prices, self.metrics)
         self._where = Positions(
             ledger.positions,
             LastRecords(settings, topic).check,
@@ -62,7 +59,7 @@ class RaterApp:
         async with (
             self._beside(self._watch_lag),
             self._beside(self._watch_log),
-            self._beside(self._publish_dead_letters),
+            self._beside(lambda: self._letters.run(STAGE)),
             self._beside(self._watch_loop),
         ):
             await self._app.run()
@@ -137,27 +134,6 @@ class RaterApp:
             await asyncio.sleep(LOOP_TICK_SECONDS)
             late_seconds = time.monotonic() - began - LOOP_TICK_SECONDS
             self.metrics.loop_stalled(min(late_seconds, time.thread_time() - computed))
-
-    async def _publish_dead_letters(self) -> None:
-        """At least once, in the order they were booked; a letter is pending until it is acked.
-
-        After any error the producer is made anew: an idempotent one stays wedged after a gap in
-        its sequence (reliability notes, A42).
-        """
-        while True:
-            try:
-                async with open_producer(self._settings, STAGE) as producer:
-                    while True:
-                        await self._publish_once(producer)
-                        await asyncio.sleep(PUBLISH_SECONDS)
-            except (Failure, KafkaError, *TRANSIENT) as error:
-                log.warning("dead letters stay pending", error=repr(error))
-                await asyncio.sleep(PUBLISH_SECONDS)
-
-    async def _publish_once(self, producer: AIOKafkaProducer) -> None:
-        async with self._pool.acquire(timeout=10) as connection:
-            while published := await publish_pending(connection, producer, self._settings):
-                self.metrics.dead_letters_published(published)
 
 
 async def run(settings: Settings) -> None:

@@ -10,32 +10,24 @@ import time
 import zlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import TypeAlias
 
-import structlog
 from aiokafka import ConsumerRecord
 
-from adapters.bounded_records import Oversized, Undecompressed
 from adapters.failures import Halt, HaltReason
 from adapters.ledger import BatchTransaction, Ledger, NewAccounts, Outcome, Span
 from adapters.metrics import BatchFigures
-from adapters.price_store import load_history
 from adapters.settings import Settings
 from consumers.batch import Runs
-from core.batch import Dead, Entry, Verdict, judge, rate_all, read
+from consumers.prices import Prices
+from consumers.reading import Reader, chunks, time_window
+from core.batch import Dead, Entry, Verdict, counters_of, judge, rate_all
 from core.prices import PriceHistory
-from core.rating import AccountFacts, Rated
-from schemas.events import VALUE_BYTES_MAX, Reason, Rejected, TimeWindow
+from core.rating import AccountFacts, Counting, Rated
+from schemas.events import Reason, Rejected
 
-log = structlog.get_logger()
-Item = TypeVar("Item")
-
-CHUNK_RECORDS = 500
 FACTS_MAX = 200_000
-
-
-DAY_MS = 86_400_000
-_BOMB = Rejected(Reason.TOO_LARGE, "its compressed batch grows beyond 8 MiB", None, None)
+Ratings: TypeAlias = list[Rated | Counting | Rejected]
 
 
 class DeadLetterCap:
@@ -86,11 +78,11 @@ class DeadLetterCap:
 class Rater:
     """Applies batches; see the module. One instance serves one process."""
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, ledger: Ledger, prices: Prices) -> None:
         self._ledger = ledger
-        self._window = TimeWindow(age_ms_max=settings.event_age_days_max * DAY_MS)
-        self._history: PriceHistory | None = None
+        self._prices = prices
+        self._reader = Reader(ledger, time_window(settings))
+        self._begun = False
         self._facts: OrderedDict[str, AccountFacts] = OrderedDict()
         self._new_facts = AccountFacts(settings.default_tier, settings.default_demo)
         self._cap = DeadLetterCap(settings.dead_letter_share_max, settings.dead_letter_window)
@@ -111,7 +103,8 @@ class Rater:
         spans = [_span(run) for run in runs.values()]
         records = [record for run in runs.values() for record in run]
         entries, dead = await self._read(records, unprocessable=unprocessable)
-        ratings = await self._rate(entries)
+        guessed = await self._guess()
+        ratings = await self._rate(entries, guessed)
         async with self._ledger.transaction() as transaction:
             todo = {span.partition for span in await transaction.lock_positions(spans, epoch)}
             if len(todo) < len(spans):
@@ -119,14 +112,14 @@ class Rater:
                 kept = [n for n, entry in enumerate(entries) if entry.record.partition in todo]
                 entries, ratings = [entries[n] for n in kept], [ratings[n] for n in kept]
                 dead = [item for item in dead if item.record.partition in todo]
-            verdict = await self._judge(transaction, entries, ratings)
+            verdict = await self._judge(transaction, entries, ratings, guessed)
             verdict.dead += dead
             reasons = Counter(item.rejected.reason.value for item in verdict.dead)
             total = sum(span.to_offset - span.from_offset for span in spans)
             self._cap.check(total, reasons)
             if spans:
                 batch_id = await transaction.next_batch_id()
-                await transaction.post(verdict.charges, batch_id)
+                await transaction.post(verdict, batch_id)
                 await transaction.book(batch_id, _outcomes(spans, verdict), verdict.dead)
         self._cap.booked(total, sum(reasons.values()))
         return BatchFigures(
@@ -145,58 +138,46 @@ class Rater:
             detail = "PostgreSQL refuses this record; see the log of the rater"
             rejected = Rejected(Reason.UNPROCESSABLE, detail, None, None)
             return [], [Dead(record, rejected) for record in records]
-        entries: list[Entry] = []
-        dead = [Dead(record, _too_large(record)) for record in records if _is_too_large(record)]
-        if dead:
-            records = [record for record in records if not _is_too_large(record)]
-        for chunk in _chunks(records):
-            some_entries, some_dead = read(chunk, self._window)
-            entries += some_entries
-            dead += some_dead
-            await asyncio.sleep(0)
-        return entries, dead
+        return await self._reader.read(records)
 
-    async def _rate(self, entries: Sequence[Entry]) -> list[Rated | Rejected]:
+    async def _guess(self) -> PriceHistory:
+        """The prices known so far; at first with the outcomes before ours: a restart is no way
+        around the cap.
+        """
+        if self._prices.known is not None and self._begun:
+            return self._prices.known
+        async with self._ledger.transaction() as transaction:
+            history = await self._newest_prices(transaction)
+        for records, dead in await self._ledger.recent_outcomes():
+            self._cap.booked(records, dead)
+        self._begun = True
+        return history
+
+    async def _newest_prices(self, transaction: BatchTransaction) -> PriceHistory:
+        version = await transaction.newest_price_version()
+        return await self._prices.up_to(version, transaction.connection)
+
+    async def _rate(self, entries: Sequence[Entry], history: PriceHistory) -> Ratings:
         """Prices with the facts that were true last time; under the lock they are compared."""
-        ratings: list[Rated | Rejected] = []
-        if self._history is None:
-            await self._begin()
-        assert self._history is not None  # noqa: S101 - _load_prices sets it or raises
-        for chunk in _chunks(entries):
+        ratings: Ratings = []
+        for chunk in chunks(entries):
             known = {
                 entry.event.subject: self._facts.get(entry.event.subject, self._new_facts)
                 for entry in chunk
             }
-            ratings += rate_all(chunk, self._history, known)
+            ratings += rate_all(chunk, history, known)
             await asyncio.sleep(0)
         return ratings
-
-    async def _begin(self) -> None:
-        """Loads prices, and the outcomes before ours: a restart is no way around the cap."""
-        async with self._ledger.transaction() as transaction:
-            await self._load_prices(transaction)
-        for records, dead in await self._ledger.recent_outcomes():
-            self._cap.booked(records, dead)
-
-    async def _load_prices(self, transaction: BatchTransaction) -> None:
-        history = await load_history(transaction.connection)
-        if not history.latest_version:
-            message = "no price book was ever published; run `tollgate migrate`"
-            raise Halt(HaltReason.NO_PRICE_BOOK, message)
-        self._history = history
-        log.info("price book loaded", price_version=self._history.latest_version)
 
     async def _judge(
         self,
         transaction: BatchTransaction,
         entries: list[Entry],
-        ratings: list[Rated | Rejected],
+        ratings: Ratings,
+        guessed: PriceHistory,
     ) -> Verdict:
         """Makes the guesses true under the locks (book, tiers), then decides each event."""
-        assert self._history is not None  # noqa: S101 - set by _rate
-        stale_book = await transaction.newest_price_version() != self._history.latest_version
-        if stale_book:
-            await self._load_prices(transaction)
+        history = await self._newest_prices(transaction)
         accounts = await transaction.lock_accounts(
             {entry.event.subject for entry in entries}, self._new
         )
@@ -209,20 +190,19 @@ class Rater:
         changed = {
             account_id
             for account_id, fact in facts.items()
-            if stale_book or self._facts.get(account_id, self._new_facts) != fact
+            if history is not guessed or self._facts.get(account_id, self._new_facts) != fact
         }
-        if changed:
-            again = [n for n, entry in enumerate(entries) if entry.event.subject in changed]
-            for start in range(0, len(again), CHUNK_RECORDS):
-                chunk = again[start : start + CHUNK_RECORDS]
-                fresh = rate_all([entries[n] for n in chunk], self._history, facts)
-                for n, rated in zip(chunk, fresh, strict=True):
-                    ratings[n] = rated
-                await asyncio.sleep(0)
+        again = [n for n, entry in enumerate(entries) if entry.event.subject in changed]
+        for part in chunks(again):
+            fresh = rate_all([entries[n] for n in part], history, facts)
+            for n, rated in zip(part, fresh, strict=True):
+                ratings[n] = rated
+            await asyncio.sleep(0)
         self._remember(facts)
         claims = await transaction.find_claims(entries)
+        counters = await transaction.read_counters(counters_of(entries, ratings))
         balances_micro = {name: account.balance_micro for name, account in accounts.items()}
-        return judge(entries, ratings, facts, claims, balances_micro)
+        return judge(entries, ratings, facts, claims, balances_micro, counters)
 
     def _remember(self, facts: dict[str, AccountFacts]) -> None:
         """Keeps the latest accounts' facts as the next guess, within a bound."""
@@ -238,17 +218,6 @@ def _age_seconds(verdict: Verdict) -> float:
     return max(0.0, time.time() - newest_ms / 1000) if newest_ms else 0.0
 
 
-def _is_too_large(record: ConsumerRecord) -> bool:
-    return isinstance(record, Undecompressed | Oversized)
-
-
-def _too_large(record: ConsumerRecord) -> Rejected:
-    if isinstance(record, Oversized):
-        detail = f"{record.value_bytes} bytes are more than {VALUE_BYTES_MAX}"
-        return Rejected(Reason.TOO_LARGE, detail, None, None)
-    return _BOMB
-
-
 def _span(run: Sequence[ConsumerRecord]) -> Span:
     last = run[-1]
     return Span(last.partition, run[0].offset, last.offset + 1, zlib.crc32(last.value or b""))
@@ -261,7 +230,3 @@ def _outcomes(spans: Iterable[Span], verdict: Verdict) -> list[Outcome]:
     return [
         Outcome(s, charged[s.partition], duplicate[s.partition], dead[s.partition]) for s in spans
     ]
-
-
-def _chunks(items: Sequence[Item]) -> Iterable[Sequence[Item]]:
-    return (items[start : start + CHUNK_RECORDS] for start in range(0, len(items), CHUNK_RECORDS))

@@ -7,11 +7,19 @@ which of two equal events is charged, so the same batch always gives the same re
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import UTC, date, datetime, timedelta
+from typing import Protocol, TypeAlias
 
+from core.fixed_point import scaled
 from core.prices import PriceHistory
-from core.rating import AccountFacts, Rated, rate
+from core.rating import BILLED_DECIMALS, AccountFacts, Counting, Rated, priced_as, rate
+from core.recorded import RARE_KINDS
 from schemas.events import Reason, Rejected, TimeWindow, UsageEvent, decode, payload_hash
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
+CounterKey: TypeAlias = tuple[str, str, date]
+"""Account, name of the counter, first day of the month (UTC)."""
 
 
 class SourceRecord(Protocol):
@@ -68,11 +76,14 @@ class Charge:
 
 @dataclass(slots=True)
 class Verdict:
-    """Every record of the batch in exactly one of three lists."""
+    """Every record of the batch in exactly one of three lists; `counted` is what its charges add
+    to the counters of their months.
+    """
 
     charges: list[Charge] = field(default_factory=list)
     duplicates: list[Entry] = field(default_factory=list)
     dead: list[Dead] = field(default_factory=list)
+    counted: dict[CounterKey, int] = field(default_factory=dict)
 
 
 def read(records: Iterable[SourceRecord], window: TimeWindow) -> tuple[list[Entry], list[Dead]]:
@@ -88,19 +99,42 @@ def read(records: Iterable[SourceRecord], window: TimeWindow) -> tuple[list[Entr
     return entries, dead
 
 
+def read_again(
+    record: SourceRecord, appended_at: datetime | None, window: TimeWindow
+) -> Entry | Dead:
+    """As `read`, of one record that is a copy of one appended then; None: its own append time."""
+    timestamp_ms = record.timestamp if appended_at is None else (appended_at - _EPOCH) // _MS
+    event = decode(record.value, record.key, timestamp_ms, window)
+    if isinstance(event, Rejected):
+        return Dead(record, event)
+    return Entry(record, event, payload_hash(event))
+
+
 def rate_all(
     entries: Iterable[Entry], history: PriceHistory, facts: Mapping[str, AccountFacts]
-) -> list[Rated | Rejected]:
+) -> list[Rated | Counting | Rejected]:
     """Prices each event with its account's facts; `facts` knows every account of the batch."""
     return [rate(entry.event, history, facts[entry.event.subject]) for entry in entries]
 
 
+def counters_of(
+    entries: Iterable[Entry], ratings: Iterable[Rated | Counting | Rejected]
+) -> set[CounterKey]:
+    """The counters that the prices of these events depend on; empty when none does."""
+    return {
+        _counter_key(entry, rating)
+        for entry, rating in zip(entries, ratings, strict=True)
+        if isinstance(rating, Counting)
+    }
+
+
 def judge(
     entries: Sequence[Entry],
-    ratings: Sequence[Rated | Rejected],
+    ratings: Sequence[Rated | Counting | Rejected],
     facts: Mapping[str, AccountFacts],
     claims: Mapping[int, int],
     balances_micro: Mapping[str, int],
+    counters: Mapping[CounterKey, int],
 ) -> Verdict:
     """Decides each event: charged, duplicate, conflict or dead.
 
@@ -108,6 +142,8 @@ def judge(
     (account, id). A claim is looked at before the price: an event that was charged stays a
     duplicate even if today's book could not price it. Within the batch the first one wins.
     An account that is not in `balances_micro` does not exist and may not be created.
+    `counters` is what was counted before this batch, nothing where a counter is not named; only
+    what is charged is counted, so that a month's charges add up to the price of its total.
     """
     verdict = Verdict()
     seen: dict[tuple[str, str], int] = {}
@@ -120,9 +156,11 @@ def judge(
             _judge_claimed(entry, claimed_hash, verdict)
             continue
         rated = ratings[n]
-        if isinstance(rated, Rejected):
-            verdict.dead.append(Dead(entry.record, rated))
-            continue
+        if not isinstance(rated, Rated):
+            rated = _at_the_counter(entry, rated, counters, verdict.counted)
+            if isinstance(rated, Rejected):
+                verdict.dead.append(Dead(entry.record, rated))
+                continue
         balance_micro = balances.get(event.subject)
         if balance_micro is None:
             verdict.dead.append(_dead(entry, Reason.UNKNOWN_ACCOUNT, "no such account"))
@@ -134,7 +172,32 @@ def judge(
         verdict.charges.append(
             Charge(entry, rated, account, amount_micro, balance_micro - amount_micro)
         )
+        if rated.counter_units:
+            _count(entry, rated, verdict.counted)
     return verdict
+
+
+def _at_the_counter(
+    entry: Entry,
+    rating: Counting | Rejected,
+    counters: Mapping[CounterKey, int],
+    counted: Mapping[CounterKey, int],
+) -> Rated | Rejected:
+    """The price where the counter stands after what this batch has counted so far."""
+    if isinstance(rating, Rejected):
+        return rating
+    key = _counter_key(entry, rating)
+    return rating.rated(counters.get(key, 0) + counted.get(key, 0))
+
+
+def _count(entry: Entry, rated: Rated, counted: dict[CounterKey, int]) -> None:
+    key = _counter_key(entry, rated)
+    counted[key] = counted.get(key, 0) + rated.counter_units
+
+
+def _counter_key(entry: Entry, priced: Rated | Counting) -> CounterKey:
+    event = entry.event
+    return event.subject, priced.counter, event.time.date().replace(day=1)
 
 
 def _judge_claimed(entry: Entry, claimed_hash: int, verdict: Verdict) -> None:
@@ -146,17 +209,22 @@ def _judge_claimed(entry: Entry, claimed_hash: int, verdict: Verdict) -> None:
 
 
 def _dead(entry: Entry, reason: Reason, detail: str) -> Dead:
-    return Dead(entry.record, Rejected(reason, detail, entry.event.subject, entry.event.id))
+    event = entry.event
+    rejected = Rejected(reason, detail, event.subject, event.id, priced_as(event.data))
+    return Dead(entry.record, rejected)
 
 
 def totals_micro(charges: Iterable[Charge]) -> dict[str, int]:
-    """What each account is charged in all, accounts that are charged nothing left out."""
+    """What each account is charged in all, accounts whose charges come to nothing left out.
+
+    Less than nothing when a counted price fell by more than the batch charges.
+    """
     totals: dict[str, int] = {}
     for charge in charges:
         if charge.amount_micro:
             account_id = charge.entry.event.subject
             totals[account_id] = totals.get(account_id, 0) + charge.amount_micro
-    return totals
+    return {account_id: total for account_id, total in totals.items() if total}
 
 
 def settlements_micro(charges: Iterable[Charge]) -> dict[tuple[str, str], int]:
@@ -177,7 +245,8 @@ CHARGE_COLUMNS = (
     "price_version", "rule", "rated_micro", "amount_micro", "balance_after_micro", "tier", "demo",
     "source", "action", "provider", "model", "power_level", "input_tokens", "cache_read_tokens",
     "cache_write_tokens", "output_tokens", "reasoning_tokens", "other_meters", "quantity",
-    "own_key", "hold_id", "resource_id", "attributes",
+    "own_key", "hold_id", "resource_id", "attributes", "service_tier", "billed_currency",
+    "billed_pico", "counter", "counter_units", "counter_before",
 )  # fmt: skip
 
 
@@ -186,6 +255,7 @@ def charge_row(charge: Charge, epoch: int) -> tuple[object, ...]:
     record, event, rated = charge.entry.record, charge.entry.event, charge.rated
     data = event.data
     tokens = data.tokens
+    billed = data.billed
     return (
         event.subject, event.id, record.partition, epoch, record.offset, event.time,
         charge.entry.payload_hash, rated.price_version, rated.rule, rated.rated_micro,
@@ -193,7 +263,10 @@ def charge_row(charge: Charge, epoch: int) -> tuple[object, ...]:
         event.source, data.action, data.provider, data.model, data.power_level, tokens.input,
         tokens.cache_read, tokens.cache_write, tokens.output,
         tokens.reasoning, other_meters(event), data.quantity, data.own_key, data.hold_id,
-        data.resource_id, _attributes(event),
+        data.resource_id, _attributes(event), data.service_tier,
+        "" if billed is None else billed.currency,
+        0 if billed is None else scaled(billed.amount, BILLED_DECIMALS),
+        rated.counter, rated.counter_units, rated.counter_before,
     )  # fmt: skip
 
 
@@ -201,16 +274,16 @@ def other_meters(event: UsageEvent) -> str:
     """The rarer token kinds that are not zero, as a JSON object; '' when there are none."""
     tokens = event.data.tokens
     if not (
-        tokens.cache_write_1h or tokens.audio_input or tokens.audio_output or tokens.image_input
+        tokens.cache_write_1h
+        or tokens.audio_input
+        or tokens.audio_output
+        or tokens.image_input
+        or tokens.image_output
+        or tokens.video_input
     ):
         return ""
-    meters = {
-        "cache_write_1h": tokens.cache_write_1h,
-        "audio_input": tokens.audio_input,
-        "audio_output": tokens.audio_output,
-        "image_input": tokens.image_input,
-    }
-    return _to_json({name: count for name, count in meters.items() if count})
+    meters = {kind: getattr(tokens, kind) for kind in RARE_KINDS}
+    return _to_json({kind: count for kind, count in meters.items() if count})
 
 
 def _attributes(event: UsageEvent) -> str:

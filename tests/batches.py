@@ -14,6 +14,7 @@ from adapters.ledger import Ledger
 from adapters.metrics import BatchFigures
 from adapters.postgres import open_pool
 from adapters.settings import Settings
+from consumers.prices import Prices
 from consumers.rater import Rater
 from schemas.topics import USAGE_EVENTS
 
@@ -74,6 +75,7 @@ class Desk:
         tables = (
             "account", "credit_grant", "grant_draw", "credit_hold", "charge",
             "credit_transaction", "stream_position", "batch_outcome", "dead_letter",
+            "usage_counter",
         )  # fmt: skip
         return [
             await self.connection.fetchval(f"SELECT json_agg(t ORDER BY t) FROM {table} t")  # noqa: S608
@@ -102,6 +104,6 @@ async def desk(settings: Settings, **changes: object) -> AsyncIterator[Desk]:
         connection = await asyncpg.connect(settings.postgres.get_secret_value())
         ledger = Ledger(pool, topic)
         try:
-            yield Desk(changed, Rater(changed, ledger), ledger, connection, topic)
+            yield Desk(changed, Rater(changed, ledger, Prices()), ledger, connection, topic)
         finally:
             await connection.close()

@@ -53,7 +53,7 @@ def judged(
         identities = [(entry.event.subject, entry.event.id) for entry in entries]
         claims = {n: claimed[who] for n, who in enumerate(identities) if who in claimed}
         ratings = rate_all(entries, history, facts)
-        verdict = judge(entries, ratings, facts, claims, balances_micro)
+        verdict = judge(entries, ratings, facts, claims, balances_micro, {})
         verdict.dead.extend(dead)
         for charge in verdict.charges:
             event = charge.entry.event

@@ -55,6 +55,20 @@ SELECT incoming.n - 1 AS n, charge.payload_hash
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS incoming (account_id, event_id, n)
 JOIN charge USING (account_id, event_id)
 
+-- name: read_counters
+-- What was counted so far. Under the accounts' locks its answer stays true.
+-- $1 account ids, $2 counters, $3 months (their first days), pairwise and distinct. One row per
+-- counter that exists: nothing was counted by the others.
+SELECT account_id, counter, month, units
+FROM unnest($1::text[], $2::text[], $3::date[]) AS wanted (account_id, counter, month)
+JOIN usage_counter USING (account_id, counter, month)
+
+-- name: add_to_counters
+-- $1 account ids (locked), $2 counters, $3 months, $4 units to add, pairwise, counters distinct.
+INSERT INTO usage_counter (account_id, counter, month, units)
+SELECT * FROM unnest($1::text[], $2::text[], $3::date[], $4::bigint[])
+ON CONFLICT (account_id, counter, month) DO UPDATE SET units = usage_counter.units + excluded.units
+
 -- name: settle_holds
 -- Events that name an open hold of their own account release its reserve; any other name changes nothing.
 -- $1 hold ids, $2 account ids, $3 what was charged on them in micro-credits, pairwise, holds distinct.
@@ -145,12 +159,14 @@ SELECT account_id, grant_id FROM due LEFT JOIN granted USING (account_id)
 -- name: book_dead_letters
 -- Records that could not be charged, one row per source position.
 -- $1 topic, $2 epoch; pairwise: $3 partitions, $4 offsets, $5 reasons, $6 details, $7 account ids,
--- $8 event ids, $9 keys, $10 payloads (truncated), $11 full sizes in bytes, $12 sha256, $13 append times.
+-- $8 event ids, $9 keys, $10 payloads (truncated), $11 full sizes in bytes, $12 sha256, $13 append times,
+-- $14 models, $15 price versions that were tried (0: none).
 INSERT INTO dead_letter (topic, epoch, partition, "offset", reason, detail, account_id, event_id,
-                         key, payload, payload_bytes, payload_sha256, appended_at)
+                         key, payload, payload_bytes, payload_sha256, appended_at, model, tried_version)
 SELECT $1, $2, *
 FROM unnest($3::integer[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
-            $9::bytea[], $10::bytea[], $11::integer[], $12::bytea[], $13::timestamptz[])
+            $9::bytea[], $10::bytea[], $11::integer[], $12::bytea[], $13::timestamptz[],
+            $14::text[], $15::integer[])
 
 -- name: next_batch_id
 -- A number that names a batch in draws and outcomes; gaps mean nothing.
@@ -186,6 +202,16 @@ CROSS JOIN LATERAL (
 WHERE stands.topic = $1
 GROUP BY latest.batch_id
 ORDER BY latest.batch_id DESC
+
+-- name: first_seen
+-- Of records that are too old now: whether the event was charged, and when the same bytes were first
+-- appended as far as dead letters tell. $1 account ids, $2 event ids, $3 SHA-256 of the values,
+-- pairwise; one row for each, by its index from 0.
+SELECT met.n - 1 AS n, claimed.event_id IS NOT NULL AS charged,
+       (SELECT min(appended_at) FROM dead_letter AS letter
+        WHERE letter.event_id = met.event_id AND letter.payload_sha256 = met.sha256) AS appended_at
+FROM unnest($1::text[], $2::text[], $3::bytea[]) WITH ORDINALITY AS met (account_id, event_id, sha256, n)
+LEFT JOIN charge AS claimed ON claimed.account_id = met.account_id AND claimed.event_id = met.event_id
 
 -- name: open_positions
 -- A partition never seen before starts at $3, pairwise with $2, in the topic's present epoch.
