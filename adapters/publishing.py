@@ -70,7 +70,7 @@ async def send_all(producer: AIOKafkaProducer, outgoing: Iterable[Outgoing]) -> 
     """
     acks = [
         await producer.send(
-            record.topic, value=record.value, key=record.key, headers=record.headers
+            record.topic, value=record.value, key=record.key, headers=list(record.headers)
         )
         for record in outgoing
     ]

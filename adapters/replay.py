@@ -188,7 +188,7 @@ class Replay:
                         self._events,
                         key=each.original.key,
                         value=each.original.value,
-                        headers=each.original.headers,
+                        headers=list(each.original.headers),
                     )
                     for each in part
                 ]
@@ -247,9 +247,9 @@ async def open_replay(
     topic = settings.topic_prefix + request.source.value
     # A letter holds its record as base64 and more.
     bytes_max = VALUE_BYTES_MAX if request.source is Source.EVENTS else USAGE_DEAD.max_message_bytes
+    path = request.state_path
+    state = None if path is None else load_state(path, request.asked)
     async with open_log(settings, bytes_max) as consumer:
-        path = request.state_path
-        state = None if path is None else load_state(path, request.asked)
         if state is None:
             stretches: list[Stretch] = await plan(settings, consumer, topic, request.bounds)
             state = State(request.asked, stretches)

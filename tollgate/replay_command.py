@@ -115,11 +115,13 @@ def _bounds(
 
 
 def _run(request: "Request", *, as_json: bool) -> None:
+    from adapters.logs import configure_logs
     from adapters.reach import postgres
     from adapters.replay import open_replay
     from adapters.settings import load_settings
 
     settings = load_settings()
+    configure_logs(settings, stage="replay")
 
     async def work() -> tuple["Replay", "Outcome | None", float]:
         async with (
