@@ -5,6 +5,7 @@ copy of it for whoever wants to listen.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from pydantic_core import from_json
 
 from adapters.failures import Failure
 from adapters.postgres import Connection
@@ -32,13 +34,21 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead letters are meant; None is no limit. Times are aware; `until` is exclusive."""
+    """Which dead letters are meant; None is no limit. Times are aware; the later is exclusive.
+
+    `since` and `until` are of the letter's death, `event_since` and `event_until` of the event's
+    own time, which only its bytes tell: a letter without a time that can be read is not meant by
+    them. `models` are provider/model, or actions.
+    """
 
     ids: Sequence[int] | None = None
     reasons: Sequence[Reason] | None = None
     account_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    models: Sequence[str] | None = None
+    event_since: datetime | None = None
+    event_until: datetime | None = None
 
     @property
     def empty(self) -> bool:
@@ -47,13 +57,30 @@ class Selection:
 
     @property
     def arguments(self) -> tuple[object, ...]:
-        """The first five parameters of every statement that selects."""
+        """The first six parameters of every statement that selects."""
         return (
             None if self.ids is None else list(self.ids),
             None if self.reasons is None else [reason.value for reason in self.reasons],
             self.account_id,
             self.since,
             self.until,
+            None if self.models is None else list(self.models),
+        )
+
+    @property
+    def by_event_time(self) -> bool:
+        """Whether the bytes have to be looked at."""
+        return self.event_since is not None or self.event_until is not None
+
+    def means(self, payload: bytes) -> bool:
+        """Whether the event of a letter that the statement found is in the time that is meant."""
+        if not self.by_event_time:
+            return True
+        when = event_time(payload)
+        return (
+            when is not None
+            and (self.event_since is None or when >= self.event_since)
+            and (self.event_until is None or when < self.event_until)
         )
 
 
@@ -145,9 +172,39 @@ async def read_letter(connection: Connection, dead_letter_id: int) -> Row:
 
 
 async def count_waiting(connection: Connection, selection: Selection) -> list[Waiting]:
-    """What a requeue of this selection would find, by reason."""
-    rows = await connection.fetch(SQL.count_selected, *selection.arguments)
-    return [Waiting(**dict(row)) for row in rows]
+    """What a requeue of this selection would find, by reason.
+
+    Reads every selected letter's bytes when the selection is by event time, a few at a time.
+    """
+    if not selection.by_event_time:
+        rows = await connection.fetch(SQL.count_selected, *selection.arguments)
+        return [Waiting(**dict(row)) for row in rows]
+    found: Counter[tuple[str, bool, bool]] = Counter()
+    async with connection.transaction(readonly=True):
+        cursor = connection.cursor(
+            SQL.read_selected, *selection.arguments, prefetch=REQUEUE_LETTERS_MAX
+        )
+        async for row in cursor:
+            if selection.means(row["payload"]):
+                found[row["reason"], row["requeued"], row["truncated"]] += 1
+    return [
+        Waiting(
+            reason,
+            waiting=found[reason, False, False] + found[reason, False, True],
+            requeued=found[reason, True, False] + found[reason, True, True],
+            truncated=found[reason, False, True],
+        )
+        for reason in sorted({reason for reason, _, _ in found})
+    ]
+
+
+def event_time(payload: bytes) -> datetime | None:
+    """The time that the bytes of an event claim, aware; None where there is none to read."""
+    try:
+        when = datetime.fromisoformat(from_json(payload)["time"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return when if when.tzinfo is not None else None
 
 
 async def requeue(
@@ -172,11 +229,13 @@ async def requeue(
             )
             if not claimed:
                 return
-            await _send_again(producer, settings, claimed)
-            ids = [row["dead_letter_id"] for row in claimed]
+            meant = [row for row in claimed if selection.means(row["payload"])]
+            await _send_again(producer, settings, meant)
+            ids = [row["dead_letter_id"] for row in meant]
             await connection.execute(SQL.mark_requeued, ids)
-        after_id = ids[-1]
-        yield len(ids)
+        after_id = claimed[-1]["dead_letter_id"]
+        if ids:
+            yield len(ids)
 
 
 async def _send_again(

@@ -22,6 +22,10 @@ Reasons = Annotated[
 Account = Annotated[str | None, typer.Option(help="Only of this account.")]
 Since = Annotated[str | None, typer.Option(help=f"Not before this: {TIMES}")]
 Until = Annotated[str | None, typer.Option(help=f"Before this: {TIMES}")]
+Model = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="Only of these, as provider/model or action; may be repeated."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
 
 
@@ -43,6 +47,7 @@ def register(app: typer.Typer) -> None:
 def list_(
     reason: Reasons = None,
     account: Account = None,
+    model: Model = None,
     since: Since = None,
     until: Until = None,
     waiting: Annotated[
@@ -57,7 +62,7 @@ def list_(
     """List dead letters, newest first, after a count of all of them by reason."""
     from adapters.dead_letters import list_letters, summary
 
-    selection = _selection(None, reason, account, since, until)
+    selection = _selection(None, reason, account, model, (since, until))
 
     async def read(connection: "Connection", _: "Settings") -> tuple[list[Any], list[Any]]:
         letters = await list_letters(
@@ -103,8 +108,15 @@ def requeue(
     ] = None,
     reason: Reasons = None,
     account: Account = None,
+    model: Model = None,
     since: Since = None,
     until: Until = None,
+    event_since: Annotated[
+        str | None, typer.Option(help=f"Only events of this time or later: {TIMES}")
+    ] = None,
+    event_until: Annotated[
+        str | None, typer.Option(help=f"Only events from before this: {TIMES}")
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="All dead letters, when nothing else selects.")
     ] = False,
@@ -113,12 +125,13 @@ def requeue(
 ) -> None:
     """Send dead letters to usage.events again, with their own key and bytes.
 
-    Each is sent once, however often this runs; an event that was charged meanwhile is a duplicate
-    and charged no second time. Letters whose bytes were cut at 64 KiB are named and left.
+    So each keeps its id and its time, by which it is priced. Each is sent once, however often this
+    runs; an event that was charged meanwhile is a duplicate and charged no second time. Letters
+    whose bytes were cut at 64 KiB are named and left.
     """
-    selection = _selection(ids, reason, account, since, until)
+    selection = _selection(ids, reason, account, model, (since, until), (event_since, event_until))
     if selection.empty and not everything:
-        raise typer.BadParameter("select by id, --reason, --account, --since or --until, or --all")
+        raise typer.BadParameter("select by id, reason, account, model or time, or say --all")
 
     async def run(connection: "Connection", settings: "Settings") -> tuple[list[Any], int]:
         from adapters.dead_letters import count_waiting
@@ -193,18 +206,25 @@ def _selection(
     ids: list[int] | None,
     reasons: list[Reason] | None,
     account: str | None,
-    since: str | None,
-    until: str | None,
+    models: list[str] | None,
+    dead: tuple[str | None, str | None],
+    event: tuple[str | None, str | None] = (None, None),
 ) -> "Selection":
     from adapters.dead_letters import Selection
     from tollgate.arguments import parse_time
 
+    since, until, event_since, event_until = (
+        None if text is None else parse_time(text) for text in dead + event
+    )
     return Selection(
         ids=ids or None,
         reasons=reasons or None,
         account_id=account,
-        since=None if since is None else parse_time(since),
-        until=None if until is None else parse_time(until),
+        since=since,
+        until=until,
+        models=models or None,
+        event_since=event_since,
+        event_until=event_until,
     )
 
 
@@ -240,7 +260,7 @@ def _print_list(counts: list[dict[str, Any]], letters: list[dict[str, Any]]) -> 
         title="All dead letters, by reason",
     )
     print_table(
-        ("id", "dead (UTC)", "reason", "account", "event", "origin", "bytes", "again", "detail"),
+        ("id", "dead (UTC)", "reason", "account", "event", "model", "origin", "again", "detail"),
         [
             (
                 str(row["dead_letter_id"]),
@@ -248,8 +268,8 @@ def _print_list(counts: list[dict[str, Any]], letters: list[dict[str, Any]]) -> 
                 row["reason"],
                 row["account_id"],
                 row["event_id"],
+                row["model"],
                 f"{row['topic']}/{row['partition']}@{row['offset']}",
-                row["payload_bytes"],
                 row["requeued_at"] is not None,
                 row["detail"],
             )

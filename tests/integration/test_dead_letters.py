@@ -34,11 +34,12 @@ async def book(
     payload: bytes = b'{"a": "\xc3\xa4"}',
     payload_bytes: int | None = None,
     key: bytes | None = b"acme",
+    model: str | None = None,
 ) -> int:
     dead_letter_id: int = await connection.fetchval(
         'INSERT INTO dead_letter (topic, partition, epoch, "offset", reason, detail, account_id,'
-        " event_id, key, payload, payload_bytes, payload_sha256, appended_at)"
-        " VALUES ('t', 0, 1, $1, $2, 'why', $3, 'e-1', $4, $5, $6, $7, $8)"
+        " event_id, key, payload, payload_bytes, payload_sha256, appended_at, model)"
+        " VALUES ('t', 0, 1, $1, $2, 'why', $3, 'e-1', $4, $5, $6, $7, $8, $9)"
         " RETURNING dead_letter_id",
         offset,
         reason,
@@ -48,6 +49,7 @@ async def book(
         len(payload) if payload_bytes is None else payload_bytes,
         hashlib.sha256(payload).digest(),
         datetime(2026, 11, 21, 9, tzinfo=UTC),
+        model,
     )
     return dead_letter_id
 
@@ -214,3 +216,29 @@ async def test_list_and_show(connection: asyncpg.Connection, environment: dict[s
     missing = await run_tollgate(environment, "dead-letters", "show", "999")
     assert missing.returncode == 1
     assert "no dead letter has the id 999" in missing.stderr
+
+
+async def test_requeue_by_model_and_by_the_time_of_the_event(
+    settings: Settings,
+    topics: dict[str, str],
+    connection: asyncpg.Connection,
+    environment: dict[str, str],
+) -> None:
+    for day in range(1, 21):
+        payload = b'{"time": "2026-11-%02dT09:00:00+01:00"}' % day
+        await book(connection, day, payload=payload, model="openai/gpt-9" if day % 2 else "chat")
+    for offset, payload in enumerate((b"[]", b"{", b'{"time": 7}', b'{"time": "2026-11-05"}')):
+        await book(connection, 30 + offset, payload=payload, model="openai/gpt-9")
+    times = ("--event-since", "2026-11-04T08:00:00Z", "--event-until", "2026-11-08T08:00:00Z")
+    planned = await report(environment, "dead-letters", "requeue", *times, "--dry-run")
+    assert [(row["reason"], row["sendable"]) for row in planned["by_reason"]] == [("unpriced", 4)]
+    done = await report(environment, "dead-letters", "requeue", "--model", "chat", *times)
+    assert done["sent"] == 2
+    sent = {record.value[18:20] for record in await everything_in(settings, topics["usage.events"])}
+    assert sent == {b"04", b"06"}
+    rest = await report(environment, "dead-letters", "requeue", *times)
+    assert rest["sent"] == 2
+    assert rest["by_reason"][0]["requeued_before"] == 2
+    by_model = await report(environment, "dead-letters", "list", "--model", "openai/gpt-9")
+    assert {letter["model"] for letter in by_model["letters"]} == {"openai/gpt-9"}
+    assert len(by_model["letters"]) == 14
