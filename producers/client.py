@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, Final, Self, Unpack
 
 from producers.buffer import Buffer
+from producers.normalise.outcome import Refused
+from producers.normalise.response import normalise
+from producers.provider_tracking import ProviderDetails, details_of
 from producers.stats import Cause, Stats, Tally, Undelivered
 from producers.tracking import (
     AiDetails,
@@ -102,6 +105,42 @@ class UsageClient:
         return self.track(
             account_id, action, provider=provider, model=model, tokens=tokens, **given
         )
+
+    def track_provider_usage(
+        self,
+        account_id: str,
+        response: object,
+        *,
+        provider: str = "",
+        host: str = "",
+        path: str = "",
+        request_model: str = "",
+        service_tier: str = "",
+        **details: Unpack[ProviderDetails],
+    ) -> tuple[str, ...]:
+        """Tracks what a provider answered, one event for each line that it bills; see `track`.
+
+        `response` is the response, its usage object, or the list of a stream's events; the rest is
+        as in `normalise`. Returns the ids of the events: `event_id`, then with `.2`, `.3` behind
+        it. Usage that cannot be known is refused like a bad argument, its reason first.
+        """
+        event_id = details.pop("event_id", None) or new_event_id()
+        found = normalise(
+            response,
+            provider=provider,
+            host=host,
+            path=path,
+            request_model=request_model,
+            service_tier=service_tier,
+        )
+        if isinstance(found, Refused):
+            self._refuse(Cause.INVALID, f"{found.reason}: {found.detail}", account_id, event_id)
+            return ()
+        tracked = []
+        for line in found.lines:
+            action, more = details_of(line, details, f"{event_id}{line.suffix}")
+            tracked.append(self.track(account_id, action, **more))
+        return tuple(one for one in tracked if one is not None)
 
     def track_compute_usage(
         self, account_id: str, action: str, quantity: int = 1, **details: Unpack[Details]

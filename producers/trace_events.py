@@ -11,10 +11,16 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from producers.load_shapes import MODELS, pick, zipf_picks
+from producers.normalise.outcome import Refused as Unknown
+from producers.normalise.recorded import normalise_recorded
+from producers.provider_tracking import details_of
 from producers.trace_rows import FIELDS, Row
 from producers.tracking import build_event, split_parts
 from schemas.events import TokenCounts, UsageEvent
 
+_OF_A_CALL: Final = frozenset(
+    {"action", "power_level", "hold_id", "resource_id", "own_key", "attributes"}
+)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _validate_json = TypeAdapter(UsageEvent).validator.validate_json
 
@@ -25,7 +31,7 @@ class Attribution:
 
     `accounts` and `models` of 0 attribute nothing: such rows are refused, or unpriced later.
     `model` replaces the model of every row that has tokens; `renamed` replaces by name. Both name
-    a model as provider/model.
+    a model as provider/model. `hosts` names the provider behind a host, for recorded calls.
     """
 
     seed: int
@@ -33,6 +39,7 @@ class Attribution:
     models: int = 0
     model: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ class EventMaker:
         self._model_shares = zipf_picks(max(1, attribution.models))
 
     def events(self, rows: Iterable[Row]) -> Iterator[UsageEvent | Refused]:
-        """One answer per row, in order."""
+        """One answer per row, in order; a recorded call that bills several lines has several."""
         for row in rows:
             # Drawn for every row, so that one refused row does not move all that follow.
             luck = self._rng.random(), self._rng.random()
@@ -99,7 +106,10 @@ class EventMaker:
                 yield Refused(row.number, row.problem)
                 continue
             try:
-                yield self._event(row, luck)
+                if "recorded" in row.fields:
+                    yield from self._recorded(row, luck)
+                else:
+                    yield self._event(row, luck)
             except (ValueError, TypeError, OverflowError) as error:
                 yield Refused(row.number, _short(error))
 
@@ -127,6 +137,33 @@ class EventMaker:
         fields["occurred_at"] = occurred_at
         action = fields.pop("action", "ai_completion")
         return build_event("tollgate/publish", account_id, event_id, action, fields)
+
+    def _recorded(self, row: Row, luck: tuple[float, float]) -> Iterator[UsageEvent | Refused]:
+        call, host = row.fields["recorded"], str(row.fields["recorded"].get("host", ""))
+        found = normalise_recorded(call, self._attribution.hosts.get(host, ""))
+        if isinstance(found, Unknown):
+            yield Refused(row.number, f"{found.reason}: {found.detail}")
+            return
+        moment = time_of(row)
+        given: Any = {name: value for name, value in row.fields.items() if name in _OF_A_CALL}
+        given["occurred_at"] = self._now if moment is None else moment + self._shift
+        account_id = row.fields.get("account_id") or self._account(luck[0])
+        event_id = row.fields.get("event_id") or f"{self._prefix}-{row.number}"
+        # Made before the first is given out: a row is published as a whole or refused.
+        events = []
+        for line in found.lines:
+            action, details = details_of(line, given, f"{event_id}{line.suffix}")
+            named = self._model({"model": line.model}, luck[1]) if line.model else {}
+            events.append(
+                build_event(
+                    "tollgate/publish",
+                    account_id,
+                    f"{event_id}{line.suffix}",
+                    action,
+                    {**details, **named},
+                )
+            )
+        yield from events
 
     def _account(self, luck: float) -> str:
         if not self._attribution.accounts:

@@ -6,6 +6,8 @@ A trace is recognised by its header:
   the published samples the reasoning tokens never exceed the output tokens, so they are a part of
   them, as in our own counts; image and audio tokens are taken as parts of the input alike. Video
   tokens stay in the input and are noted in the attributes.
+
+What providers answered is never recognised, only read when asked for: `normalise/recorded.py`.
 """
 
 import csv
@@ -25,6 +27,7 @@ class Format(StrEnum):
     CSV = "csv"
     AZURE = "azure trace"
     SERVEGEN = "servegen trace"
+    PROVIDER_USAGE = "provider usage"
 
 
 class UnreadableError(Exception):
@@ -59,12 +62,19 @@ FIELDS: Final = frozenset(
         "audio_input_tokens",
         "audio_output_tokens",
         "image_input_tokens",
+        "image_output_tokens",
+        "video_input_tokens",
         "quantity",
+        "unit",
+        "service_tier",
         "power_level",
         "hold_id",
         "resource_id",
         "own_key",
     }
+)
+_ABOUT_A_CALL: Final = frozenset(
+    {"account_id", "event_id", "time", "action", "power_level", "hold_id", "resource_id", "own_key"}
 )
 _OTHER_NAMES: Final = {
     "account": "account_id",
@@ -122,18 +132,23 @@ def recognise(first_line: str) -> Format:
     return Format.CSV
 
 
-def read_rows(path: Path, mapping: Mapping[str, str]) -> tuple[Format, Iterator[Row]]:
+def read_rows(
+    path: Path, mapping: Mapping[str, str], wanted: Format | None = None
+) -> tuple[Format, Iterator[Row]]:
     """The format of the file, and its rows in order; the file is read as the rows are taken.
 
-    A row that cannot be read is a row with a problem. Raises UnreadableError for an empty file, a
-    header without the mapped columns, or a CSV that needs a mapping; OSError as the file does.
+    The format is the `wanted` one, else recognised by the first line. A row that cannot be read is
+    a row with a problem. Raises UnreadableError for an empty file, a header without the mapped
+    columns, or a CSV that needs a mapping; OSError as the file does.
     """
     with _opened(path) as lines:
         first = lines.readline()
     if not first.strip():
         raise UnreadableError("the file is empty")
-    found = recognise(first)
+    found = wanted or recognise(first)
     match found:
+        case Format.PROVIDER_USAGE:
+            return found, _json_rows(path, mapping, recorded=True)
         case Format.JSON_LINES:
             return found, _json_rows(path, mapping)
         case Format.AZURE:
@@ -196,21 +211,23 @@ def _fields(texts: Mapping[str, str]) -> dict[str, Any]:
     return fields
 
 
-def _json_rows(path: Path, mapping: Mapping[str, str]) -> Iterator[Row]:
+def _json_rows(path: Path, mapping: Mapping[str, str], *, recorded: bool = False) -> Iterator[Row]:
     theirs = {column: field for field, column in mapping.items()}
     with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield _json_row(number, line, theirs)
+                yield _json_row(number, line, theirs, recorded=recorded)
 
 
-def _json_row(number: int, line: str, theirs: Mapping[str, str]) -> Row:
+def _json_row(number: int, line: str, theirs: Mapping[str, str], *, recorded: bool) -> Row:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
         return Row(number, {}, f"not JSON: {error}")
     if not isinstance(found, dict):
         return Row(number, {}, "not a JSON object")
+    if recorded:
+        return Row(number, {**_of_the_call(_flat(found, theirs)), "recorded": found})
     if "specversion" in found:
         return Row(number, {"cloudevent": line})
     return Row(number, _flat(found, theirs))
@@ -226,6 +243,12 @@ def _flat(found: Mapping[str, Any], theirs: Mapping[str, str]) -> dict[str, Any]
         else:
             fields[field] = value
     return fields
+
+
+def _of_the_call(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recorded call may say of its own; what was used is told by the usage alone."""
+    own = _ABOUT_A_CALL | {"attributes"}
+    return {name: value for name, value in fields.items() if name in own}
 
 
 def _named(name: str) -> str:

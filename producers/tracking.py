@@ -6,11 +6,23 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TypedDict
 
-from schemas.events import EVENT_TYPE, NO_TOKENS, PowerLevel, TokenCounts, UsageData, UsageEvent
+from schemas.events import (
+    EVENT_TYPE,
+    NO_TOKENS,
+    BilledCost,
+    PowerLevel,
+    ServiceTier,
+    TokenCounts,
+    UsageData,
+    UsageEvent,
+)
 
 
 class Details(TypedDict, total=False):
-    """What every tracking call may add. Times are aware; an `event_id` makes a retry the same."""
+    """What every tracking call may add. Times are aware; an `event_id` makes a retry the same.
+
+    `unit` says what a quantity counts; `billed` is the provider's own bill.
+    """
 
     power_level: str
     hold_id: str | None
@@ -19,6 +31,9 @@ class Details(TypedDict, total=False):
     attributes: Mapping[str, str]
     event_id: str | None
     occurred_at: datetime | None
+    service_tier: str
+    unit: str
+    billed: BilledCost | None
 
 
 class AiDetails(Details, total=False):
@@ -33,6 +48,8 @@ class AiDetails(Details, total=False):
     audio_input_tokens: int
     audio_output_tokens: int
     image_input_tokens: int
+    image_output_tokens: int
+    video_input_tokens: int
 
 
 class EventDetails(Details, total=False):
@@ -52,9 +69,12 @@ _PARTS = {
     "audio_input_tokens": "audio_input",
     "audio_output_tokens": "audio_output",
     "image_input_tokens": "image_input",
+    "image_output_tokens": "image_output",
+    "video_input_tokens": "video_input",
 }
 _NAMES = Details.__annotations__.keys() | EventDetails.__annotations__.keys()
 _POWER_LEVELS = {level.value: level for level in PowerLevel}
+_SERVICE_TIERS = {tier.value: tier for tier in ServiceTier}
 
 
 def new_event_id() -> str:
@@ -85,6 +105,7 @@ def build_event(
     named.pop("event_id", None)
     tokens = named.pop("tokens", NO_TOKENS)
     level = named.pop("power_level", "balanced")
+    tier = named.pop("service_tier", "standard")
     attributes = named.pop("attributes", None)
     return UsageEvent(
         specversion="1.0",
@@ -97,6 +118,7 @@ def build_event(
             action=action,
             tokens=tokens,  # type: ignore[arg-type] # the same
             power_level=_POWER_LEVELS.get(level, level),  # type: ignore[call-overload]
+            service_tier=_SERVICE_TIERS.get(tier, tier),  # type: ignore[call-overload]
             attributes=dict(attributes) if attributes else {},  # type: ignore[call-overload]
             **named,  # type: ignore[arg-type]
         ),

@@ -10,6 +10,7 @@ import threading
 from typing import Final, Unpack
 
 from producers.client import UsageClient
+from producers.provider_tracking import ProviderDetails
 from producers.stats import Stats
 from producers.tracking import AiDetails, Details
 from producers.worker import Options
@@ -44,6 +45,33 @@ def track_ai_usage(
     """
     return default_client().track_ai_usage(
         account_id, provider, model, input_tokens, output_tokens, **details
+    )
+
+
+def track_provider_usage(
+    account_id: str,
+    response: object,
+    *,
+    provider: str = "",
+    host: str = "",
+    path: str = "",
+    request_model: str = "",
+    service_tier: str = "",
+    **details: Unpack[ProviderDetails],
+) -> tuple[str, ...]:
+    """Tracks what a provider answered and returns the ids of the events, none when refused.
+
+    Never blocks and never raises for a tracking failure; see `UsageClient.track_provider_usage`.
+    """
+    return default_client().track_provider_usage(
+        account_id,
+        response,
+        provider=provider,
+        host=host,
+        path=path,
+        request_model=request_model,
+        service_tier=service_tier,
+        **details,
     )
 
 

@@ -14,7 +14,7 @@ from adapters.failures import Failure
 from adapters.settings import load_settings
 from producers.connection import RawRecord
 from producers.trace_events import Attribution, EventMaker, Refused, time_range
-from producers.trace_rows import Format, Row, UnreadableError, read_rows
+from producers.trace_rows import Format, UnreadableError, read_rows
 from schemas.events import UsageEvent, encode
 from tollgate.publishing import send_all
 
@@ -44,7 +44,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """A file and how to publish it; `shift` is empty, last or first, `rate` in events a second."""
+    """A file and how to publish it; `shift` is empty, last or first, `rate` in events a second.
+
+    `wanted` is the format of the file; None: it is recognised.
+    """
 
     file: str
     name: str
@@ -52,6 +55,7 @@ class Publication:
     attribution: Attribution
     shift: str
     rate: float
+    wanted: Format | None = None
 
     def run(self, *, dry_run: bool) -> Report:
         """Publishes every good row; the refused ones are counted and the first few named.
@@ -78,7 +82,7 @@ class Publication:
 
     def _records(self, path: Path, report: Report) -> Iterator[tuple[float, RawRecord]]:
         # What is wrong with the whole file shows here, before anything is sent.
-        found, rows = read_rows(path, self.mapping)
+        found, rows = read_rows(path, self.mapping, self.wanted)
         report.format = found.value
         now = datetime.now(UTC)
         shift = self._shift(path, found, now)
@@ -104,7 +108,7 @@ class Publication:
         wanted = self.shift or ("last" if found is Format.SERVEGEN else "")
         if not wanted:
             return timedelta()
-        known = time_range(_rows(path, self.mapping))
+        known = time_range(read_rows(path, self.mapping, self.wanted)[1])
         if known is None:
             return timedelta()
         return now - known[0 if wanted == "first" else 1]
@@ -118,10 +122,6 @@ class Publication:
             accounts=wanted.accounts or _TRACE_ACCOUNTS,
             models=wanted.models or _TRACE_MODELS,
         )
-
-
-def _rows(path: Path, mapping: Mapping[str, str]) -> Iterator[Row]:
-    return read_rows(path, mapping)[1]
 
 
 def _refuse(report: Report, refused: Refused) -> None:

@@ -10,6 +10,18 @@ if TYPE_CHECKING:
 File = Annotated[
     str, typer.Argument(metavar="FILE|-", help="JSON lines, CSV or a trace; -: stdin.")
 ]
+Wanted = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="provider-usage",
+        help="JSON lines of what providers answered; otherwise the format is recognised.",
+    ),
+]
+MapHost = Annotated[
+    list[str] | None,
+    typer.Option("--map-host", metavar="HOST=PROVIDER", help="Who answers at a host. Repeatable."),
+]
 Map = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="FIELD=COLUMN", help="Our field is that column. Repeatable."),
@@ -51,12 +63,14 @@ def register(app: typer.Typer) -> None:
 
 def publish(
     file: File,
+    wanted: Wanted = "",
     mapped: Map = None,
     shift_to_now: Shift = "",
     accounts: Accounts = None,
     models: Models = None,
     model: Model = "",
     map_model: MapModel = None,
+    map_host: MapHost = None,
     seed: Seed = 0,
     name: Name = "",
     rate: Rate = 0.0,
@@ -66,15 +80,19 @@ def publish(
     """Publish the usage in a file: each row once, however often the command runs.
 
     JSON lines are CloudEvents or flat objects with our field names; a CSV needs these names in
-    its header, or --map; the Azure LLM inference trace and ServeGen samples are recognised. An
-    event's id comes from the file's name and the row, unless the row has one.
+    its header, or --map; the Azure LLM inference trace and ServeGen samples are recognised. With
+    --format provider-usage the lines are recorded calls: host, request_model and the response or
+    its usage, and each is published as what the provider bills for it. An event's id comes from
+    the file's name and the row, unless the row has one.
     """
     from producers.trace_events import Attribution
-    from producers.trace_rows import UnreadableError, parse_mapping
+    from producers.trace_rows import Format, UnreadableError, parse_mapping
     from tollgate.publication import Publication
 
     if shift_to_now not in {"", "last", "first"}:
         raise typer.BadParameter("--shift-to-now takes last or first")
+    if wanted not in {"", "provider-usage"}:
+        raise typer.BadParameter("--format takes provider-usage")
     if shift_to_now == "first" and rate:
         raise typer.BadParameter("--shift-to-now first has its own pace: leave --rate out")
     try:
@@ -86,7 +104,8 @@ def publish(
         accounts=accounts or 0,
         models=models or 0,
         model=model,
-        renamed=_pairs(map_model or []),
+        renamed=_pairs("--map-model", map_model or []),
+        hosts=_pairs("--map-host", map_host or []),
     )
     publication = Publication(
         file=file,
@@ -95,6 +114,7 @@ def publish(
         attribution=attribution,
         shift=shift_to_now,
         rate=rate,
+        wanted=Format.PROVIDER_USAGE if wanted else None,
     )
     report = publication.run(dry_run=dry_run)
     _print(report, as_json=as_json)
@@ -102,10 +122,11 @@ def publish(
         raise typer.Exit(1)
 
 
-def _pairs(texts: list[str]) -> dict[str, str]:
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
     pairs = dict(text.partition("=")[::2] for text in texts)
     if not all(pairs.values()):
-        raise typer.BadParameter("--map-model takes NAME=PROVIDER/NAME")
+        right = "HOST=PROVIDER" if option == "--map-host" else "NAME=PROVIDER/NAME"
+        raise typer.BadParameter(f"{option} takes {right}")
     return pairs
 
 
