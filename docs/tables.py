@@ -30,12 +30,11 @@ def commands() -> Iterator[tuple[str, Any]]:
 
 
 def _leaves(name: str, command: Any) -> Iterator[tuple[str, Any]]:
-    inner = getattr(command, "commands", None)
-    if inner is None:
+    inner = getattr(command, "commands", {})
+    if not inner or command.invoke_without_command:
         yield name, command
-    else:
-        for word, child in inner.items():
-            yield from _leaves(f"{name} {word}", child)
+    for word, child in inner.items():
+        yield from _leaves(f"{name} {word}", child)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -31,6 +31,7 @@ COMMANDS = (
     "tollgate.grant_command",
     "tollgate.charge_command",
     "tollgate.query_command",
+    "tollgate.rerate_command",
     "tollgate.rebuild_command",
     "tollgate.demo_command",
     "tollgate.bench_command",

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -52,6 +52,20 @@ def remark(line: str) -> None:
 def print_json(value: object) -> None:
     """The value as one JSON document on stdout; times as ISO 8601, bytes as hexadecimal."""
     print(json.dumps(value, indent=2, default=_plain, ensure_ascii=True))  # noqa: T201
+
+
+def print_json_rows(head: Mapping[str, object], name: str, rows: Iterable[object]) -> None:
+    """The head with one more member, a list of the rows, as one JSON document on stdout.
+
+    A row is printed as it comes, on a line of its own, so that a long report needs no memory.
+    """
+    opened = json.dumps(head, indent=2, default=_plain, ensure_ascii=True).removesuffix("\n}")
+    print(f"{opened},\n  {json.dumps(name)}: [", end="")  # noqa: T201
+    separator = "\n    "
+    for row in rows:
+        print(separator, json.dumps(row, default=_plain, ensure_ascii=True), sep="", end="")  # noqa: T201
+        separator = ",\n    "
+    print("\n  ]\n}")  # noqa: T201
 
 
 def _plain(value: object) -> str:

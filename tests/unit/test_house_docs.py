@@ -62,7 +62,8 @@ def _wrong_with(call: list[str]) -> str | None:
         mentioned = " ".join(words)
         is_group = any(name.startswith(f"{mentioned} ") for name in COMMANDS)
         return None if is_group or words == ["tollgate"] else "no such command"
-    options = {option for parameter in COMMANDS[named[0]].params for option in _options(parameter)}
+    command = COMMANDS[max(named, key=len)]  # `rerate` does something, and so does `rerate show`
+    options = {option for parameter in command.params for option in _options(parameter)}
     used = {word.partition("=")[0] for word in call if word.startswith("--") and word != "--"}
     unknown = used - options - {"--help"}
     return f"no option {', '.join(sorted(unknown))}" if unknown else None
