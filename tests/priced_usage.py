@@ -24,8 +24,12 @@ def real_catalog() -> Catalog:
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """The default book with an empty catalog and the given sections in place of its own."""
-    return default_document({"source": "none", "providers": []}) | changes
+    """The default book with an empty catalog and the given sections in place of its own.
+
+    A section given as None is left out.
+    """
+    whole = default_document({"source": "none", "providers": []}) | changes
+    return {name: section for name, section in whole.items() if section is not None}
 
 
 def book(version: int = 1, effective_from: datetime = EPOCH, **changes: Any) -> PriceBook:

@@ -19,11 +19,11 @@ from core.prices import PriceHistory
 from core.rating import Rated, rate
 from schemas.reasons import Reason, Rejected
 from schemas.usage import PowerLevel
+from tests.drawn_usage import MODELS, token_counts
 from tests.priced_usage import PRO, book, history, usage
 
 BOOK = book(models={})
 REAL = PriceHistory([BOOK])
-MODELS = [(provider.id, model.id) for provider in providers for model in provider.models]
 _MICRO = Decimal(1_000_000)
 
 # The kinds of an event in the words of genai-prices.
@@ -37,21 +37,9 @@ _THEIR_KIND = {
     "audio_input": "input_audio_tokens",
     "audio_output": "output_audio_tokens",
     "image_input": "input_image_tokens",
+    "image_output": "output_image_tokens",
+    "video_input": "input_video_tokens",
 }
-
-
-@st.composite
-def token_counts(draw: st.DrawFn, total: int = 10**9) -> dict[str, Any]:
-    """Counts that an event may carry: the parts within their totals."""
-    counts = {"output": draw(st.integers(0, total))}
-    left = counts["input"] = draw(st.integers(0, total) | st.sampled_from((200_000, 200_001)))
-    for kind in ("cache_read", "cache_write", "audio_input", "image_input"):
-        counts[kind] = draw(st.integers(0, left) | st.just(0))
-        left -= counts[kind]
-    counts["cache_write_1h"] = draw(st.integers(0, counts["cache_write"]))
-    counts["reasoning"] = draw(st.integers(0, counts["output"]))
-    counts["audio_output"] = draw(st.integers(0, counts["output"] - counts["reasoning"]))
-    return counts
 
 
 _PRICE = st.integers(1, 10**7).map(lambda mills: f"{mills // 1000}.{mills % 1000:03}")
