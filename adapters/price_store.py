@@ -4,18 +4,23 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from adapters.failures import Failure
 from adapters.postgres import Connection
 from adapters.queries import load
+from core.book_diff import Change, differences
 from core.catalog import Catalog, parse_catalog
 from core.default_book import default_document
 from core.document import Node
 from core.prices import BookError, PriceHistory, parse_book
+from core.retired import Merged, with_retired
 
 _SQL = load("prices")
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+INSTALLED = "genai-prices"  # what a document says as its catalog for the snapshot installed here
 
 
 async def load_history(connection: Connection) -> PriceHistory:
@@ -52,6 +57,124 @@ def _read_catalog(text: str) -> Catalog:
     return parse_catalog(Node(json.loads(text), key="book.catalog"))
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A published version: when it holds, and who published it when.
+
+    `until` is None where no later version begins, and equal to `effective_from` where a newer one
+    begins at the same moment: then this one never holds.
+    """
+
+    version: int
+    effective_from: datetime
+    until: datetime | None
+    published_by: str
+    published_at: datetime
+    catalog: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What publishing a document would do, or did; nothing of it is a promise for later.
+
+    `document` is whole: its catalog is the one that will be stored, and `catalog` says where that
+    came from. `kept` are the models that only the version before still knew. `past` says that it
+    is a correction.
+    """
+
+    document: dict[str, Any]
+    effective_from: datetime
+    until: datetime | None
+    past: bool
+    against: int | None
+    changes: list[Change]
+    catalog: str
+    kept: list[str]
+
+
+async def overview(connection: Connection) -> list[Version]:
+    """Every version ever published, by number."""
+    return [Version(*row.values()) for row in await connection.fetch(_SQL.overview)]
+
+
+async def version_in_force(connection: Connection, when: datetime) -> int | None:
+    """The number of the version that holds at a moment, None before the first one."""
+    version: int | None = await connection.fetchval(_SQL.in_force, when)
+    return version
+
+
+async def read_document(connection: Connection, version: int) -> dict[str, Any]:
+    """A version's whole document. Raises Failure when there is no such version."""
+    text = await connection.fetchval(_SQL.document, version)
+    if text is None:
+        raise Failure(f"there is no price version {version}; `tollgate prices list` shows them")
+    document: dict[str, Any] = json.loads(text)
+    return document
+
+
+async def charges_between(connection: Connection, start: datetime, end: datetime | None) -> int:
+    """How many charges are for usage of that time, those of demo accounts too."""
+    count: int = await connection.fetchval(_SQL.charges_between, start, end)
+    return count
+
+
+async def propose(
+    connection: Connection,
+    document: Mapping[str, object],
+    effective_from: datetime | None,
+    *,
+    against: int | None = None,
+) -> Proposal:
+    """What a document would change, compared with the version that holds when it would begin.
+
+    With `against`, compared with that version instead. Reads only.
+
+    Raises:
+        Failure: there is no such version, or none in force whose catalog the document could keep.
+        BookError: the document is not valid.
+    """
+    start = await connection.fetchrow(_SQL.start, effective_from)
+    if start is None:
+        raise AssertionError("SELECT without FROM gives one row")
+    begins = start["effective_from"]
+    if against is None:
+        against = await version_in_force(connection, begins)
+    base = None if against is None else await read_document(connection, against)
+    # In a thread: no event loop may stand still for half a second.
+    whole, catalog, kept = await asyncio.to_thread(_whole, document, base, against)
+    await asyncio.to_thread(parse_book, whole, version=0, effective_from=_EPOCH)
+    changes = [] if base is None else await asyncio.to_thread(differences, base, whole)
+    until = await connection.fetchval(_SQL.next_start, begins)
+    return Proposal(whole, begins, until, start["past"], against, changes, catalog, kept)
+
+
+def _whole(
+    document: Mapping[str, object], base: Mapping[str, Any] | None, version: int | None
+) -> tuple[dict[str, Any], str, list[str]]:
+    """The document with its catalog, the words where that is from, and the models kept in it."""
+    said = document.get("catalog")
+    if said is None and base is not None:
+        catalog = base["catalog"]
+        return {**document, "catalog": catalog}, f"{catalog['source']}, kept from {version}", []
+    if said is None:
+        raise Failure(
+            "no version is in force whose catalog could be kept: say catalog: genai-prices"
+        )
+    if said != INSTALLED:
+        return dict(document), "the document's own", []
+    merged = installed_catalog(base)
+    source = f"{merged.catalog['source']}, as installed"
+    return {**document, "catalog": merged.catalog}, source, merged.kept
+
+
+def installed_catalog(base: Mapping[str, Any] | None) -> Merged:
+    """The installed snapshot of genai-prices with the retired models of a version's document."""
+    # Only here: the library costs every worker 30 MiB and half a second that it never needs again.
+    from adapters.model_prices import snapshot  # noqa: PLC0415
+
+    return with_retired(None if base is None else base["catalog"], snapshot())
+
+
 async def publish(
     connection: Connection,
     document: Mapping[str, object],
@@ -60,37 +183,66 @@ async def publish(
     *,
     correction: bool = False,
 ) -> int:
-    """Adds a version that holds from a moment on (None: from now on) and returns its number.
-
-    Not idempotent, but a second call with the same document is refused: it changes nothing. A
-    start in the past is refused unless it is said to be a correction; it re-rates nothing by
-    itself. The document is validated before anything is written.
+    """Adds a version that holds from a moment on and returns its number; see `publish_proposal`.
 
     Raises:
-        Failure: the document is invalid, equal to the one in force then, or starts in the past.
+        Failure: as `publish_proposal`, and when the document is not valid.
     """
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()
     try:
-        parse_book(document, version=0, effective_from=_EPOCH)
+        version, _ = await publish_proposal(
+            connection, document, effective_from, by, correction=correction
+        )
     except BookError as error:
         raise Failure(f"the price book is not valid: {error}") from error
+    return version
+
+
+async def publish_proposal(
+    connection: Connection,
+    document: Mapping[str, object],
+    effective_from: datetime | None,
+    by: str,
+    *,
+    correction: bool = False,
+) -> tuple[int, Proposal]:
+    """Adds a version that holds from a moment on, and says what it did.
+
+    Without a moment it holds from now on: from one to two seconds later, so that it can be seen by
+    every worker before it begins. Publishers wait for each other. Not idempotent, but the same
+    document again is refused: it changes nothing. A start in the past is refused unless it is said
+    to be a correction; it re-rates nothing by itself. The document is validated before anything is
+    written.
+
+    Raises:
+        Failure: the document changes nothing, or starts in the past.
+        BookError: the document is not valid.
+    """
     async with connection.transaction():
         await connection.execute(_SQL.lock_versions)
-        start = await connection.fetchrow(_SQL.start, effective_from)
-        if start is None:
-            raise AssertionError("SELECT without FROM gives one row")
-        if start["past"] and not correction:
-            raise Failure(
-                f"the price book would start in the past, at {effective_from}; give a later time,"
-                " or publish it as a correction"
-            )
-        if await connection.fetchval(_SQL.digest_in_force, start["effective_from"]) == digest:
-            raise Failure("the price book equals the version in force then; nothing was published")
-        version: int = await connection.fetchval(
-            _SQL.add_version, start["effective_from"], text, digest, by
+        proposal = await propose(connection, document, effective_from)
+        refuse(proposal, correction=correction)
+        text = json.dumps(
+            proposal.document, sort_keys=True, separators=(",", ":"), ensure_ascii=False
         )
-    return version
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        version: int = await connection.fetchval(
+            _SQL.add_version, proposal.effective_from, text, digest, by
+        )
+    return version, proposal
+
+
+def refuse(proposal: Proposal, *, correction: bool) -> None:
+    """Raises Failure for what must not be published: the past unsaid, or nothing new."""
+    if proposal.past and not correction:
+        raise Failure(
+            f"the price book would start in the past, at {proposal.effective_from}; give a later"
+            " time, or publish it as a correction"
+        )
+    if proposal.against is not None and not proposal.changes:
+        raise Failure(
+            f"the price book equals version {proposal.against}, the one in force then; nothing was"
+            " published"
+        )
 
 
 async def ensure_default_book(connection: Connection) -> int | None:
@@ -98,12 +250,9 @@ async def ensure_default_book(connection: Connection) -> int | None:
 
     Idempotent, also when two migrations run at once: None when there already is a version.
     """
-    # Only here: the library costs every worker 30 MiB and half a second that it never needs again.
-    from adapters.model_prices import snapshot  # noqa: PLC0415
-
     async with connection.transaction():
         await connection.execute(_SQL.lock_versions)
         if await connection.fetchval(_SQL.has_versions):
             return None
-        document = default_document(snapshot())
+        document = default_document(installed_catalog(None).catalog)
         return await publish(connection, document, _EPOCH, "tollgate migrate", correction=True)

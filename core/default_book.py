@@ -14,10 +14,13 @@ def _mtok(**prices: str) -> dict[str, object]:
 def default_document(catalog: dict[str, object]) -> dict[str, object]:
     """A whole book document around a catalog. One credit of model use is one US dollar.
 
+    A yuan that a provider bills is 100 credits. The flat price of 200 tokens a credit is there and
+    holds for no model, until an operator names the models.
+
     1,000 input tokens of gpt-4o, balanced, free tier: 1000 / 1000 x 0.0025 x 1.0 x 1.5 = 0.00375.
     """
     return {
-        "credits_per_usd": "1",
+        "currencies": {"USD": [{"credits": "1"}], "CNY": [{"credits": "100"}]},
         "power_levels": {"eco": "0.5", "balanced": "1.0", "precision": "2.0"},
         "tiers": {"free": "1.5", "starter": "1.2", "pro": "1.0", "enterprise": "0.9"},
         "own_key_share": "0.05",

@@ -28,7 +28,10 @@ def document(**changes: Any) -> dict[str, Any]:
 
     A section given as None is left out.
     """
-    whole = default_document({"source": "none", "providers": []}) | changes
+    whole = default_document({"source": "none", "providers": []})
+    if changes.get("credits_per_usd"):
+        del whole["currencies"]
+    whole |= changes
     return {name: section for name, section in whole.items() if section is not None}
 
 

@@ -89,7 +89,7 @@ async def _double_prices(bench: Bench) -> None:
     connection = await connect(bench.settings, application_name="tests")
     try:
         document = json.loads(await connection.fetchval("SELECT document FROM price_version"))
-        document["credits_per_usd"] = "2"
+        document["currencies"] = {"USD": [{"credits": "2"}]}
         start = datetime(2026, 1, 1, tzinfo=UTC)
         await publish(connection, document, start, "tests", correction=True)
     finally:

@@ -17,7 +17,7 @@ from tests.batches import NOW, Desk, desk, usage
 
 async def _double_prices(bench: Desk, effective_from: datetime) -> None:
     document = json.loads(await bench.value("SELECT document FROM price_version"))
-    document["credits_per_usd"] = "2"
+    document["currencies"] = {"USD": [{"credits": "2"}]}
     await publish(bench.connection, document, effective_from, "tests", correction=True)
 
 

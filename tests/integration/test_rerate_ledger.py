@@ -56,7 +56,7 @@ async def test_a_what_if_says_what_would_differ_and_touches_nothing(settings: Se
     async with desk(settings) as bench:
         await bench.open()
         await bench.apply(usage("e1"), usage("e2"), usage("e3", "other"))
-        await change_price(bench, credits_per_usd="2")
+        await change_price(bench, currencies={"USD": [{"credits": "2"}]})
         before = await bench.state()
         done = await run(bench)
         assert await bench.state() == before

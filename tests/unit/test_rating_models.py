@@ -264,7 +264,8 @@ def test_a_bill_of_zero_is_no_price() -> None:
 def test_a_bill_in_another_currency_needs_its_rate() -> None:
     event = usage(billed=BilledCost("1.5", "CNY"), **ROUTED)
     section = {"providers": ["openrouter"]}
-    assert "there is no rate for CNY" in _refused(event, history(billed=section))
+    only_dollars = history(billed=section, credits_per_usd="1")
+    assert "there is no rate for CNY" in _refused(event, only_dollars)
     # M3, seed 000: 1 CNY = 100 credits
     rates = {"USD": [{"credits": "710"}], "CNY": [{"credits": "100"}]}
     prices = history(billed=section, credits_per_usd=None, currencies=rates)
