@@ -16,13 +16,12 @@ from adapters.faultpoints import reached
 from adapters.postgres import Connection, Pool
 from adapters.queries import load
 from core.batch import (
-    CHARGE_COLUMNS,
     Charge,
     CounterKey,
     Dead,
     Entry,
     Verdict,
-    charge_row,
+    charge_rows,
     settlements_micro,
     totals_micro,
 )
@@ -194,8 +193,8 @@ class BatchTransaction:
         charges = verdict.charges
         if not charges:
             return
-        rows = [charge_row(charge, self.epoch) for charge in charges]
-        await self._connection.copy_records_to_table("charge", columns=CHARGE_COLUMNS, records=rows)
+        columns, rows = charge_rows(charges, self.epoch)
+        await self._connection.copy_records_to_table("charge", columns=columns, records=rows)
         reached("after_claim")
         if verdict.counted:
             added = [(*key, units) for key, units in verdict.counted.items()]

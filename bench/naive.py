@@ -17,7 +17,7 @@ from adapters.queries import parse
 from adapters.settings import Settings, load_settings
 from bench.processes import fleet
 from bench.site import Place, Site
-from core.batch import Charge, Entry, charge_row
+from core.batch import PLAIN_COLUMNS, Charge, Entry, charge_row
 from core.prices import PriceHistory
 from core.rating import AccountFacts, Rated, rate
 from schemas.events import Rejected, TimeWindow, decode, payload_hash
@@ -74,7 +74,8 @@ async def _charge(connection: Connection, record: ConsumerRecord, history: Price
     if not isinstance(rated, Rated):
         return
     entry = Entry(record, event, payload_hash(event))
-    row = charge_row(Charge(entry, rated, FACTS, rated.rated_micro, 0), 1)
+    charge = Charge(entry, rated, FACTS, rated.rated_micro, 0)
+    row = charge_row(charge, 1)[: len(PLAIN_COLUMNS)]
     async with connection.transaction():
         if await connection.fetchval(SQL.charge, *row) is not None:
             await connection.execute(SQL.draw, event.subject, rated.rated_micro)

@@ -10,7 +10,7 @@ INSERT INTO credit_grant (account_id, source, granted_by, amount_micro, remainin
 SELECT account_id, 'welcome', 'bench', 1000000000000, 1000000000000 FROM fresh
 
 -- name: charge
--- One event; no row when it was charged before. Values in the order of core.batch.CHARGE_COLUMNS.
+-- One event; no row when it was charged before. Values in the order of core.batch.PLAIN_COLUMNS.
 INSERT INTO charge (account_id, event_id, partition, epoch, "offset", occurred_at, payload_hash,
                     price_version, rule, rated_micro, amount_micro, balance_after_micro, tier, demo,
                     source, action, provider, model, power_level, input_tokens, cache_read_tokens,
