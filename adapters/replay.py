@@ -20,7 +20,15 @@ from adapters.dead_letters import SQL as LETTERS_SQL
 from adapters.failures import Failure
 from adapters.postgres import Connection
 from adapters.publishing import open_producer
-from adapters.replay_log import Bounds, Chunk, Stretch, open_log, plan, read_stretches
+from adapters.replay_log import (
+    CHUNK_RECORDS,
+    Bounds,
+    Chunk,
+    Stretch,
+    open_log,
+    plan,
+    read_stretches,
+)
 from adapters.replay_proof import Outcome, begin, conclude, read_positions, settle
 from adapters.replay_records import Standpoint, Surveyor, original_in_letter, original_of
 from adapters.replay_state import State, load_state, save_state
@@ -30,7 +38,6 @@ from core.replaying import Standing, is_sent
 from schemas.events import VALUE_BYTES_MAX, TimeWindow
 from schemas.topics import USAGE_DEAD, USAGE_EVENTS
 
-IN_FLIGHT_RECORDS_MAX = 4_000
 OUTSTANDING_RECORDS_MAX = 100_000  # sent and not applied, while a replay waits for the raters
 LOOK_SECONDS = 0.2
 STALLED_SECONDS_MAX = 60.0
@@ -97,14 +104,17 @@ class Replay:
         if not self.state.left:
             return
         surveyor = await self._surveyor()
+        stretches = self.state.stretches
         if self.request.dry_run:
-            async for chunk in read_stretches(consumer, self._read_topic, self.state.stretches):
+            async for chunk in read_stretches(consumer, self._read_topic, stretches):
                 self._choose(await self._look(surveyor, chunk))
                 yield self._advance(chunk)
             return
+        # A slow replay takes a second's worth at a time: no more is sent again after a crash.
+        records_max = min(CHUNK_RECORDS, self.request.rate_per_second or CHUNK_RECORDS)
         async with open_producer(self._settings, "replay", BATCH_BYTES_MAX) as producer:
             pace = _Pace(self.request.rate_per_second)
-            async for chunk in read_stretches(consumer, self._read_topic, self.state.stretches):
+            async for chunk in read_stretches(consumer, self._read_topic, stretches, records_max):
                 chosen = self._choose(await self._look(surveyor, chunk))
                 await self._send(producer, chosen, pace)
                 await self._mark(chosen)
@@ -263,10 +273,10 @@ class _Pace:
         self._rate = rate_per_second
         self._began = time.monotonic()
         self._sent = 0
-        self.slice_records = IN_FLIGHT_RECORDS_MAX
+        self.slice_records = CHUNK_RECORDS
         if rate_per_second is not None:
             wanted = max(1, rate_per_second // _SLICES_PER_SECOND)
-            self.slice_records = min(IN_FLIGHT_RECORDS_MAX, wanted)
+            self.slice_records = min(CHUNK_RECORDS, wanted)
 
     async def sent(self, records: int) -> None:
         """Waits until the next slice may go."""

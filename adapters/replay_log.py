@@ -145,12 +145,15 @@ async def _at_time(
 
 
 async def read_stretches(
-    consumer: AIOKafkaConsumer, topic: str, stretches: Sequence[Stretch]
+    consumer: AIOKafkaConsumer,
+    topic: str,
+    stretches: Sequence[Stretch],
+    records_max: int = CHUNK_RECORDS,
 ) -> AsyncIterator[Chunk]:
     """Every record of the stretches from their next offsets on, in order within a partition.
 
-    Changes no stretch: the caller moves it when the chunk is dealt with. Raises Failure when Kafka
-    hands out nothing for a minute.
+    At most `records_max` in a chunk. Changes no stretch: the caller moves it when the chunk is
+    dealt with. Raises Failure when Kafka hands out nothing for a minute.
     """
     ends = {TopicPartition(topic, s.partition): s.to_offset for s in stretches if s.left}
     expected = {TopicPartition(topic, s.partition): s.next_offset for s in stretches if s.left}
@@ -159,7 +162,7 @@ async def read_stretches(
         consumer.seek(place, offset)
     moved_at = time.monotonic()
     while ends:
-        polled = await consumer.getmany(timeout_ms=1_000, max_records=CHUNK_RECORDS)
+        polled = await consumer.getmany(timeout_ms=1_000, max_records=records_max)
         chunk = _chunk(polled, ends, expected)
         for place in list(ends):
             # A marker or a compacted end moves the position without a record.

@@ -1,0 +1,143 @@
+"""What a replay may say of what it sent, and what it holds back, on real PostgreSQL and Kafka."""
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from adapters import replay
+from adapters.failures import Failure
+from adapters.replay import Replay, Request
+from adapters.replay_log import Bounds, Gap, Stretch
+from adapters.replay_proof import Proof, begin, conclude, read_balances, settle
+from adapters.replay_records import Original, Surveyor
+from adapters.replay_state import State, load_state, save_state
+from adapters.settings import Settings
+from core.replaying import Standing
+from schemas.events import Reason, TimeWindow
+from tests.batches import desk, usage
+from tests.replayed import Sent, send
+
+DAY_MS = 86_400_000
+
+
+async def test_own_records_are_told_from_those_of_others(settings: Settings) -> None:
+    async with desk(settings) as at:
+        await at.open((0, 1))
+        await at.apply(usage("a"), usage("b"))
+        proof = await begin(at.connection, at.topic)
+        await at.apply(usage("a"), usage("others"), usage("b"), first=2)
+        await at.apply(usage("late"), usage("bad", model="no-such-model"), partition=1)
+        proof.sent([(0, 2), (0, 4), (1, 0), (1, 1), (1, 7), (0, -1)])
+        assert proof.outstanding == {0: [(2, 3), (4, 5)], 1: [(0, 2), (7, 8)]}
+        assert await settle(at.connection, at.topic, proof) == 4
+        assert (proof.waiting, proof.outstanding, proof.unplaced) == (1, {0: [], 1: [(7, 8)]}, 1)
+        assert await settle(at.connection, at.topic, proof) == 0
+        outcome = await conclude(at.connection, at.topic, proof)
+        assert (outcome.charged, outcome.duplicate, outcome.dead) == (1, 2, 1)
+        assert (outcome.others, outcome.charged_in_all) == (1, 2)
+        assert not outcome.balances_identical
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE account SET held_micro = held_micro + 1",
+        "UPDATE account SET balance_micro = balance_micro + 1",
+        "UPDATE credit_grant SET remaining_micro = remaining_micro - 1",
+        "INSERT INTO account (account_id, tier) VALUES ('new', 'free')",
+        (
+            "INSERT INTO credit_grant (account_id, source, granted_by, amount_micro, remaining_micro)"
+            " VALUES ('acct', 'x', 'x', 1, 1)"
+        ),
+    ],
+)
+async def test_a_digest_sees_every_change_of_a_balance(settings: Settings, change: str) -> None:
+    async with desk(settings) as at:
+        await at.open()
+        await at.apply(usage("a"))
+        before = await read_balances(at.connection)
+        assert before == await read_balances(at.connection)
+        assert (before.accounts, before.grants) == (1, 1)
+        await at.connection.execute(change)
+        assert (await read_balances(at.connection)).sha256 != before.sha256
+
+
+async def test_an_event_that_would_be_too_old_now_is_held_back_unless_a_letter_vouches_for_it(
+    settings: Settings,
+) -> None:
+    now = datetime.now(UTC)
+    old = {"time": (now - timedelta(days=50)).isoformat()}
+    values = [json.dumps(usage(name) | old).encode() for name in ("lost", "dead")]
+    appended_ms = round(now.timestamp() * 1000) - 20 * DAY_MS
+    originals = [Original(0, n, appended_ms, b"acct", value) for n, value in enumerate(values)]
+    async with desk(settings) as at:
+        await at.open()
+        await at.connection.execute(
+            'INSERT INTO dead_letter (topic, partition, epoch, "offset", reason, detail,'
+            " account_id, event_id, payload, payload_bytes, payload_sha256, appended_at)"
+            " VALUES ($1, 5, 1, 77, 'unprocessable', '', 'acct', 'dead', $2, 1, $3, now())",
+            at.topic,
+            values[1],
+            hashlib.sha256(values[1]).digest(),
+        )
+        surveyor = Surveyor(at.connection, at.topic, TimeWindow(35 * DAY_MS), {})
+        lost, dead = await surveyor.survey(originals)
+        assert (lost.standing, lost.too_late) == (Standing.WAITING, True)
+        assert (dead.standing, dead.too_late) == (Standing.DEAD, False)
+        [beyond] = await surveyor.survey(
+            [Original(0, 0, appended_ms + 30 * DAY_MS, b"acct", values[0])]
+        )
+        assert (beyond.standing, beyond.reason) == (Standing.UNREADABLE, Reason.TOO_OLD)
+        held = Replay(
+            settings, at.connection, Request({}, Bounds(), everything=True), State({}, [])
+        )
+        assert held._choose([lost, dead]) == [dead]
+        assert (held.state.tally.held_back, held.state.tally.to_send) == (1, 1)
+
+
+async def test_raters_that_do_not_move_are_told(
+    settings: Settings, topics: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "STALLED_SECONDS_MAX", 0.5)
+    async with desk(settings) as at:
+        await send(settings, at.topic, [Sent(b"{")] * 3)
+        request = Request({}, Bounds(), wait=True)
+        waiting = Replay(settings, at.connection, request, State({}, []))
+        with pytest.raises(Failure, match="do not move: 3 records wait"):
+            [left async for left in waiting.catch_up()]
+        waiting.state.proof = Proof({}, await read_balances(at.connection))
+        waiting.state.proof.sent([(0, 1)])
+        with pytest.raises(Failure, match="do not move: 1 records wait"):
+            [left async for left in waiting.finish()]
+
+
+async def test_the_state_comes_back_as_it_was(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    asked = {"--topic": "usage.events"}
+    async with desk(settings) as at:
+        await at.open((0, 3))
+        state = State(asked, [Stretch(3, 0, 10, 4)], proof=await begin(at.connection, at.topic))
+    assert state.proof is not None
+    state.proof.sent([(3, 8), (3, 9), (0, 1)])
+    state.tally.saw(Standing.CHARGED, 4)
+    state.tally.gap(Gap(3, 1, 3))
+    state.tally.gap(Gap(3, 7, 8))
+    assert state.tally.missing == {3: (3, 1, 7)}
+    assert load_state(path, asked) is None
+    save_state(path, state)
+    found = load_state(path, asked)
+    assert found is not None
+    assert found.resumed
+    found.resumed = False
+    assert found == state
+    assert found.left == 6
+    with pytest.raises(Failure, match="another --topic"):
+        load_state(path, {"--topic": "usage.dead"})
+    path.write_text("{")
+    with pytest.raises(Failure, match="no state of a replay"):
+        load_state(path, asked)
+    with pytest.raises(Failure, match="can not be written"):
+        save_state(tmp_path / "no" / "state", state)
