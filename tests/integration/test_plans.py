@@ -108,6 +108,18 @@ def _cases() -> Iterator[Case]:
     yield _case("lag.count_unpublished", (), dead_letter_unpublished=())
     one = ("dead_letter_id",)
     yield _case("dead_letters.read_dead_letter", (17,), dead_letter_pkey=one)
+    for count in (1, 4_000):
+        accounts, events = _claims(count)
+        numbers = list(range(count))
+        digests = [b"x"] * count
+        records = "usage.events", [1], [n % 8 for n in numbers], numbers, accounts, events, digests
+        yield _case(
+            "replay.newest_letters",
+            records,
+            dead_letter_topic_epoch_partition_offset_key=("topic", "epoch", "partition", "offset"),
+            dead_letter_event=("event_id",),
+        )
+    yield _case("replay.became", ("usage.events", 1, *_newest(100)), charge_position=POSITION)
     yield _case(
         "accounts.read_last_entries",
         ("account 7", 20),
