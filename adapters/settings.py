@@ -86,6 +86,38 @@ class Settings(BaseSettings):
         300.0, ge=0, description="the warehouse audits all stores so often; 0: never"
     )
 
+    minimum_credits_micro: int = Field(
+        10_000_000, ge=0, le=10**15, description="balance to start paid work, in micro-credits"
+    )
+    open_holds_max: int = Field(1_000, ge=1, description="open holds of one account")
+    hold_seconds: int = Field(
+        900, ge=1, le=86_400, description="a hold that nobody extends is examined after it"
+    )
+    hold_seconds_max: int = Field(86_400, ge=1, description="the longest life a caller may ask for")
+    gate_seconds_max: float = Field(
+        0.9, gt=0, le=10, description="what takes the gate longer is answered with 503"
+    )
+
+    api_host: str = Field("127.0.0.1", description="address of the HTTP API")
+    api_port: int = Field(18_080, ge=0, le=65_535, description="port of the HTTP API")
+    api_pool: int = Field(10, ge=2, le=200, description="PostgreSQL connections of one API process")
+    api_body_bytes_max: int = Field(
+        1_048_576, ge=1_024, description="larger request bodies are answered with 413"
+    )
+    api_docs: bool = Field(False, description="serve /docs; the document is always at /openapi.json")
+    jwt_secret: SecretStr = Field(
+        SecretStr(""), description="secret of HS256 tokens; empty: only with jwt_jwks_url"
+    )
+    jwt_jwks_url: str = Field("", description="where the identity provider publishes its keys")
+    jwt_algorithm: Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"] = Field(
+        "HS256", description="the one algorithm of tokens"
+    )
+    jwt_issuer: str = Field("tollgate", description="the `iss` of tokens")
+    jwt_audience: str = Field("tollgate", description="the `aud` of tokens")
+    local_login: bool = Field(
+        False, description="a login route that hands out tokens without a password: local stack only"
+    )
+
     probe_host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics")
     probe_port: int = Field(0, ge=0, le=65_535, description="port of the probes; 0: none")
     log_format: Literal["auto", "json", "console"] = Field(

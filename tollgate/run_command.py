@@ -15,6 +15,7 @@ class Stage(StrEnum):
 
     RATER = "rater"
     WAREHOUSE = "warehouse"
+    API = "api"
 
 
 def register(app: typer.Typer) -> None:
@@ -84,5 +85,9 @@ def _main_of(stage: Stage) -> "Callable[[Settings], Awaitable[None]]":
             from consumers.warehouse import run as warehouse
 
             return warehouse
+        case Stage.API:
+            from api.server import run as api
+
+            return api
         case _:
             assert_never(stage)

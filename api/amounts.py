@@ -1,0 +1,69 @@
+"""Credits on the wire: decimals of at most six places in, exact integers inside."""
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+
+MICRO = 1_000_000
+CREDITS_MAX = 10**9
+
+
+def _decimal(value: Any) -> Any:
+    """A JSON number keeps its digits: within 15 of them its shortest text is what was sent."""
+    if isinstance(value, bool):
+        raise ValueError("an amount of credits is a number")  # noqa: TRY004 - pydantic's contract
+    return Decimal(repr(value)) if isinstance(value, float) else value
+
+
+def _micro(value: Decimal) -> Decimal:
+    if value != value.quantize(Decimal("0.000001")):
+        raise ValueError("an amount of credits has at most 6 decimals")
+    return value
+
+
+Credits = Annotated[
+    Decimal,
+    BeforeValidator(_decimal),
+    Field(gt=0, le=CREDITS_MAX, allow_inf_nan=False, examples=["12.5"]),
+    AfterValidator(_micro),
+]
+NonNegativeCredits = Annotated[
+    Decimal,
+    BeforeValidator(_decimal),
+    Field(ge=0, le=CREDITS_MAX, allow_inf_nan=False, examples=["12.5"]),
+    AfterValidator(_micro),
+]
+SignedCredits = Annotated[
+    Decimal,
+    BeforeValidator(_decimal),
+    Field(ge=-CREDITS_MAX, le=CREDITS_MAX, allow_inf_nan=False, examples=["-2.25"]),
+    AfterValidator(_micro),
+]
+
+
+def to_micro(amount: Decimal) -> int:
+    """Whole micro-credits of an amount that one of the types above let in."""
+    return int(amount * MICRO)
+
+
+def shown(amount_micro: int) -> str:
+    """The amount in credits as exact decimal text, without trailing zeros: 3750 is "0.00375"."""
+    sign = "-" if amount_micro < 0 else ""
+    whole, rest = divmod(abs(amount_micro), MICRO)
+    digits = f"{rest:06d}".rstrip("0")
+    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+
+
+# In answers: an integer of micro-credits inside, exact decimal text of credits outside.
+ShownCredits = Annotated[
+    int,
+    PlainSerializer(shown, return_type=str),
+    Field(json_schema_extra={"type": "string", "examples": ["12.5"]}),
+]
+# As the source documents show it: a JSON number. At most 15 digits, so it is the exact decimal.
+NumberCredits = Annotated[
+    int,
+    PlainSerializer(lambda micro: micro / MICRO, return_type=float),
+    Field(json_schema_extra={"type": "number", "examples": [12.5]}),
+]

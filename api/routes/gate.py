@@ -1,0 +1,274 @@
+"""The gate over HTTP: check, hold, extend, settle, release, deduct."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel, Field, TypeAdapter, model_validator
+
+from adapters.gate import Gate, HoldRequest
+from adapters.gate_account import Spending
+from adapters.gate_outcomes import Closed, Deducted, Denied, Held
+from api.amounts import Credits, NonNegativeCredits, ShownCredits, shown, to_micro
+from api.callers import AnyCaller, Caller, ReachableAccount
+from api.keys import IdempotencyKey
+from api.problems import Problem, denied
+from api.usage import DescribedUsage, Strict, described_event
+from schemas.events import UsageData
+
+_USAGE = TypeAdapter(UsageData)
+router = APIRouter(prefix="/api/v1/accounts/{account_id}", tags=["gate"])
+
+HoldId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.:-]{1,128}$", examples=["hold_7f3a"])]
+Metadata = Annotated[
+    dict[str, str | int | bool | None],
+    Field(max_length=16, examples=[{"provider": "openai", "model": "gpt-4o"}]),
+]
+
+
+class CheckRequest(Strict):
+    """How many credits the work may cost. `requiredCredits` is the older name of `credits`."""
+
+    credits: Credits | None = None
+    required_credits: Credits | None = Field(None, alias="requiredCredits")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "CheckRequest":
+        if (self.credits is None) == (self.required_credits is None):
+            raise ValueError("give `credits`")
+        return self
+
+    @property
+    def micro(self) -> int:
+        """The amount in micro-credits."""
+        amount = self.credits if self.credits is not None else self.required_credits
+        assert amount is not None  # noqa: S101 - the validator
+        return to_micro(amount)
+
+
+class CheckAnswer(BaseModel):
+    """Whether the work may start. Nothing is reserved."""
+
+    sufficient: bool
+    message: str = Field(examples=["Sufficient credits"])
+    code: str = Field("", examples=["insufficient_credits"])
+    available: ShownCredits
+
+
+class HoldBody(Strict):
+    """Credits to reserve before the work starts."""
+
+    credits: Credits
+    hold_id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="yours, if usage events name it"
+    )
+    kind: Literal["hold", "session"] = "hold"
+    live_seconds: int | None = Field(None, ge=1, le=86_400)
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class HoldAnswer(BaseModel):
+    """An open hold."""
+
+    hold_id: str
+    status: Literal["PENDING"] = "PENDING"
+    kind: str
+    credits: ShownCredits
+    available: ShownCredits
+    created_at: datetime
+    expires_at: datetime
+
+
+class ExtendBody(Strict):
+    """More credits for work that goes on; the usage so far is what an abandoned one is charged."""
+
+    credits: NonNegativeCredits
+    usage: DescribedUsage | None = None
+
+
+class SpendingBody(Strict):
+    """What the work cost: credits, or the usage, which is priced as a usage event would be."""
+
+    credits: NonNegativeCredits | None = None
+    usage: DescribedUsage | None = None
+    reason: str = Field("", max_length=300)
+    metadata: Metadata = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "SpendingBody":
+        if (self.credits is None) == (self.usage is None):
+            raise ValueError("give either `credits` or `usage`")
+        return self
+
+
+class ClosedAnswer(BaseModel):
+    """A hold that has ended."""
+
+    hold_id: str
+    status: Literal["COMPLETED", "FAILED"]
+    reserved: ShownCredits
+    charged: ShownCredits
+    balance: ShownCredits
+    transaction_id: int | None
+
+
+class DeductAnswer(BaseModel):
+    """A charge that was booked at once."""
+
+    charged: ShownCredits
+    balance: ShownCredits
+    transaction_id: int | None
+
+
+@router.post("/check")
+async def check(request: Request, account: ReachableAccount, body: CheckRequest) -> CheckAnswer:
+    """May this account start work that costs so many credits? Answers no whenever it can not know.
+
+    The answer is of this moment: to be sure of the credits, hold them.
+    """
+    answer = await _gate(request).check(account, body.micro)
+    if answer.denial is None:
+        message, code = "Sufficient credits", ""
+    else:
+        message, code = answer.denial.meaning, answer.denial.value
+    return CheckAnswer(
+        sufficient=answer.sufficient, message=message, code=code, available=answer.available_micro
+    )
+
+
+@router.post("/holds", status_code=201)
+async def hold(
+    request: Request,
+    caller: AnyCaller,
+    account: ReachableAccount,
+    key: IdempotencyKey,
+    body: HoldBody,
+) -> HoldAnswer:
+    """Reserves credits. A usage event that names the hold settles it; so does `settle`."""
+    wanted = HoldRequest(
+        account_id=account,
+        amount_micro=to_micro(body.credits),
+        actor=caller.subject,
+        hold_id=body.hold_id,
+        kind=body.kind,
+        metadata=_text(body.metadata),
+        live_seconds=body.live_seconds,
+    )
+    return _held(await _gate(request).hold(wanted, key))
+
+
+@router.post("/holds/{hold_id}/extend")
+async def extend(
+    request: Request,
+    account: ReachableAccount,
+    hold_id: HoldId,
+    key: IdempotencyKey,
+    body: ExtendBody,
+) -> HoldAnswer:
+    """Reserves more for work that goes on, and says that it does; 0 credits only say so."""
+    usage = None if body.usage is None else described_event(account, body.usage).data
+    text = None if usage is None else _usage_text(usage)
+    outcome = await _gate(request).extend(account, hold_id, to_micro(body.credits), key, usage=text)
+    return _held(outcome)
+
+
+@router.post("/holds/{hold_id}/settle")
+async def settle(
+    request: Request,
+    caller: AnyCaller,
+    account: ReachableAccount,
+    hold_id: HoldId,
+    key: IdempotencyKey,
+    body: SpendingBody,
+) -> ClosedAnswer:
+    """Charges what the work cost and frees the reserve. Do not send a usage event for it too."""
+    outcome = await _gate(request).settle(hold_id, _spending(caller, account, body), key)
+    return _closed(outcome)
+
+
+@router.post("/holds/{hold_id}/release")
+async def release(
+    request: Request,
+    caller: AnyCaller,
+    account: ReachableAccount,
+    hold_id: HoldId,
+    key: IdempotencyKey,
+) -> ClosedAnswer:
+    """Frees the reserve of work that did not happen."""
+    return _closed(await _gate(request).release(account, hold_id, caller.subject, key))
+
+
+@router.post("/deduct")
+async def deduct(
+    request: Request,
+    caller: AnyCaller,
+    account: ReachableAccount,
+    key: IdempotencyKey,
+    body: SpendingBody,
+) -> DeductAnswer:
+    """Charges at once, if the account can pay it in full."""
+    outcome = await _gate(request).deduct(_spending(caller, account, body), key)
+    if isinstance(outcome, Denied):
+        raise _refused(outcome)
+    assert isinstance(outcome, Deducted)  # noqa: S101 - the other one
+    return DeductAnswer(
+        charged=outcome.amount_micro,
+        balance=outcome.balance_micro,
+        transaction_id=outcome.transaction_id,
+    )
+
+
+def _gate(request: Request) -> Gate:
+    gate: Gate = request.app.state.gate
+    return gate
+
+
+def _spending(caller: Caller, account: str, body: SpendingBody) -> Spending:
+    return Spending(
+        account_id=account,
+        actor=caller.subject,
+        amount_micro=None if body.credits is None else to_micro(body.credits),
+        usage=None if body.usage is None else described_event(account, body.usage),
+        reason=body.reason,
+        metadata=_text(body.metadata),
+    )
+
+
+def _held(outcome: Held | Denied) -> HoldAnswer:
+    if isinstance(outcome, Denied):
+        raise _refused(outcome)
+    return HoldAnswer(
+        hold_id=outcome.hold_id,
+        kind=outcome.kind,
+        credits=outcome.amount_micro,
+        available=outcome.available_micro,
+        created_at=outcome.created_at,
+        expires_at=outcome.expires_at,
+    )
+
+
+def _closed(outcome: Closed | Denied) -> ClosedAnswer:
+    if isinstance(outcome, Denied):
+        raise _refused(outcome)
+    return ClosedAnswer(
+        hold_id=outcome.hold_id,
+        status="COMPLETED" if outcome.state.status == "COMPLETED" else "FAILED",
+        reserved=outcome.reserved_micro,
+        charged=outcome.charged_micro,
+        balance=outcome.balance_micro,
+        transaction_id=outcome.transaction_id,
+    )
+
+
+def _refused(outcome: Denied) -> Problem:
+    detail = outcome.detail or f"{shown(outcome.promisable_micro)} credits can be promised"
+    return denied(outcome.denial, detail)
+
+
+def _text(metadata: dict[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True) if metadata else ""
+
+
+def _usage_text(usage: UsageData) -> str:
+    return _USAGE.dump_json(usage, exclude_defaults=True).decode()

@@ -1,0 +1,50 @@
+"""The API as a process: uvicorn until SIGTERM or SIGINT."""
+
+import structlog
+import uvicorn
+
+from adapters.failures import Failure
+from adapters.settings import Settings
+from api.app import create_app
+
+log = structlog.get_logger()
+GRACE_SECONDS = 5
+IDLE_SECONDS = 15
+CONNECTIONS_MAX = 2_000
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, once it does."""
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.started:
+            log.info("listening", host=self.config.host, port=self.config.port)
+
+
+async def run(settings: Settings) -> None:
+    """Serves until it is told to stop; requests under way get five seconds.
+
+    Raises Failure when the configuration is not safe, or when the port is taken.
+    """
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.api_host,
+        port=settings.api_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=IDLE_SECONDS,
+        limit_concurrency=CONNECTIONS_MAX,
+        lifespan="on",
+    )
+    server = _Server(config)
+    try:
+        await server.serve()
+    except SystemExit:
+        raise Failure(
+            f"the API can not listen on {settings.api_host}:{settings.api_port}"
+        ) from None
+    if not server.started:
+        raise Failure(f"the API can not listen on {settings.api_host}:{settings.api_port}")

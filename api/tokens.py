@@ -1,0 +1,69 @@
+"""JSON Web Tokens: of one issuer, for one audience, by one algorithm, and not a second too old."""
+
+import asyncio
+
+import jwt
+from jwt import PyJWK, PyJWKClient
+
+from adapters.gate import Unavailable
+from adapters.settings import Settings
+from api.callers import Caller, Role
+
+TOKEN_CHARS_MAX = 8_192
+SYMMETRIC = frozenset({"HS256", "HS384", "HS512"})
+_REQUIRED = ["exp", "sub", "iss", "aud"]
+_JWKS_SECONDS_MAX = 1
+
+
+class TokenAuthenticator:
+    """Verifies tokens with a shared secret, or with the keys that an identity provider publishes.
+
+    The algorithm is the deployment's and never the token's: none, another family, or a public key
+    used as a secret is refused. Claims: `sub`, `role` (user, service or admin; user without it) and
+    for users `account` (the subject without it).
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._secret = settings.jwt_secret.get_secret_value()
+        self._keys = (
+            PyJWKClient(settings.jwt_jwks_url, timeout=_JWKS_SECONDS_MAX, lifespan=300)
+            if settings.jwt_jwks_url
+            else None
+        )
+
+    async def authenticate(self, credential: str) -> Caller | None:
+        """The caller, or None for a token that is not valid. Raises Unavailable without keys."""
+        if len(credential) > TOKEN_CHARS_MAX or credential.count(".") != 2:
+            return None
+        try:
+            key = await self._key(credential)
+            claims = jwt.decode(
+                credential,
+                key,
+                algorithms=[self._settings.jwt_algorithm],
+                audience=self._settings.jwt_audience,
+                issuer=self._settings.jwt_issuer,
+                options={"require": _REQUIRED},
+            )
+        except jwt.PyJWKClientConnectionError as error:
+            raise Unavailable("the identity provider's keys can not be read") from error
+        except (jwt.PyJWTError, ValueError):
+            return None
+        return _caller(claims)
+
+    async def _key(self, credential: str) -> str | PyJWK:
+        if self._keys is None:
+            return self._secret
+        return await asyncio.to_thread(self._keys.get_signing_key_from_jwt, credential)
+
+
+def _caller(claims: dict[str, object]) -> Caller | None:
+    subject, role = claims["sub"], claims.get("role", Role.USER.value)
+    account_id = claims.get("account", subject)
+    if not (isinstance(subject, str) and isinstance(role, str) and isinstance(account_id, str)):
+        return None
+    if not subject or role not in set(Role):
+        return None
+    known = Role(role)
+    return Caller(subject, known, account_id if known is Role.USER else None)

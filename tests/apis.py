@@ -1,0 +1,65 @@
+"""The API as a real server in the test's loop, and callers for it."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import jwt
+import uvicorn
+from pydantic import SecretStr
+
+from adapters.settings import Settings
+from api.app import create_app
+
+SECRET = "of this test run, and long enough for HS256"  # noqa: S105 - guards nothing
+
+
+def with_tokens(settings: Settings, **changes: object) -> Settings:
+    """Settings of an API that verifies tokens of `token`."""
+    return settings.model_copy(
+        update={"jwt_secret": SecretStr(SECRET), "gate_seconds_max": 5.0, **changes}
+    )
+
+
+def token(subject: str, role: str = "user", **claims: Any) -> str:
+    """A token that is valid for five minutes, unless `claims` say otherwise."""
+    now = datetime.now(UTC)
+    standard = {"sub": subject, "role": role, "iss": "tollgate", "aud": "tollgate", "exp": now}
+    standard["exp"] = now + timedelta(minutes=5)
+    return jwt.encode({**standard, **claims}, SECRET, algorithm="HS256")
+
+
+@asynccontextmanager
+async def serve(settings: Settings) -> AsyncIterator[str]:
+    """Runs the API on a free port; yields its address."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(settings), log_config=None, lifespan="on")
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        while not server.started:
+            if task.done():
+                task.result()
+            await asyncio.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        listening.close()
+
+
+@asynccontextmanager
+async def client(
+    address: str, subject: str = "", role: str = "user", **claims: Any
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client with a token of its own; without a subject it has none."""
+    headers = {"Authorization": f"Bearer {token(subject, role, **claims)}"} if subject else {}
+    async with httpx2.AsyncClient(base_url=address, headers=headers, timeout=20) as made:
+        yield made
