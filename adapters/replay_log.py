@@ -3,7 +3,6 @@
 The end is the topic's end when the stretch is planned, so a replay never reads what it sends.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -90,8 +89,6 @@ async def open_log(settings: Settings, value_bytes_max: int) -> AsyncIterator[AI
     )
     try:
         await consumer.start()
-        # aiokafka's stop() is cancelled itself by a task of start() that never ran.
-        await asyncio.sleep(0)
         yield consumer
     except KafkaError as error:
         raise unreachable(settings, error) from None

@@ -197,16 +197,19 @@ async def test_gaps_are_told_and_passed(
     assert whole["stretches"][0]["from_offset"] == 4
 
 
-async def test_a_bomb_is_counted_and_passed(
+async def test_what_grows_too_large_is_counted_and_passed(
     settings: Settings, topics: dict[str, str], environment: dict[str, str]
 ) -> None:
     topic = topics[USAGE_EVENTS.name]
     await send(settings, topic, [event("before")])
     bomb = Sent(b"x" * (30 * MIB))
     await send(settings, topic, [bomb], compression_type="lz4", max_request_size=64 * MIB)
+    heavy = Sent(event("heavy").value, headers=(("note", b"y" * 300_000),))
+    await send(settings, topic, [heavy], compression_type="lz4", max_request_size=MIB)
     await send(settings, topic, [event("after")])
-    found = await report(environment, "replay", "--dry-run")
-    assert standings(found) == {"cut": 1, "waiting": 2}
+    done = await report(environment, "replay", "--everything")
+    assert standings(done) == {"cut": 2, "waiting": 2}
+    assert done["sent"] == 2
 
 
 async def test_dead_letters_of_the_topic_are_sent_with_their_original_bytes(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters import replay
+from adapters import replay, replay_log
 from adapters.failures import Failure
+from adapters.ledger import Position
 from adapters.replay import Replay, Request
 from adapters.replay_log import Bounds, Gap, Stretch
 from adapters.replay_proof import Proof, begin, conclude, read_balances, settle
@@ -17,6 +18,7 @@ from adapters.replay_state import State, load_state, save_state
 from adapters.settings import Settings
 from core.replaying import Standing
 from schemas.events import Reason, TimeWindow
+from schemas.topics import USAGE_EVENTS
 from tests.batches import desk, usage
 from tests.replayed import Sent, send
 
@@ -49,7 +51,8 @@ async def test_own_records_are_told_from_those_of_others(settings: Settings) -> 
         "UPDATE credit_grant SET remaining_micro = remaining_micro - 1",
         "INSERT INTO account (account_id, tier) VALUES ('new', 'free')",
         (
-            "INSERT INTO credit_grant (account_id, source, granted_by, amount_micro, remaining_micro)"
+            "INSERT INTO credit_grant"
+            " (account_id, source, granted_by, amount_micro, remaining_micro)"
             " VALUES ('acct', 'x', 'x', 1, 1)"
         ),
     ],
@@ -112,6 +115,54 @@ async def test_raters_that_do_not_move_are_told(
         waiting.state.proof.sent([(0, 1)])
         with pytest.raises(Failure, match="do not move: 1 records wait"):
             [left async for left in waiting.finish()]
+
+
+async def test_a_replay_that_waits_does_not_run_away_from_the_raters(
+    settings: Settings, topics: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it remembers of what it sent is bounded, however long the raters are away."""
+    monkeypatch.setattr(replay, "STALLED_SECONDS_MAX", 0.5)
+    monkeypatch.setattr(replay, "OUTSTANDING_RECORDS_MAX", 10)
+    async with desk(settings) as at:
+        values = [json.dumps(usage(f"e-{n}")).encode() for n in range(30)]
+        await send(settings, at.topic, [Sent(value) for value in values])
+        request = Request({}, Bounds(), everything=True, wait=True)
+        async with replay.open_replay(settings, at.connection, request) as (replaying, consumer):
+            replaying.state.proof = Proof({}, await read_balances(at.connection))
+            with pytest.raises(Failure, match="do not move: 30 records wait"):
+                [done async for done in replaying.run(consumer)]
+
+
+async def test_records_that_never_come_are_told(
+    settings: Settings, topics: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_log, "SILENT_SECONDS_MAX", 0.5)
+    topic = topics[USAGE_EVENTS.name]
+    await send(settings, topic, [Sent(b"{")] * 3)
+    async with replay_log.open_log(settings, 100) as consumer:
+        chunks = replay_log.read_stretches(consumer, topic, [Stretch(0, 0, 9, 0)])
+        with pytest.raises(Failure, match="hands out nothing"):
+            [chunk async for chunk in chunks]
+
+
+async def test_a_letter_of_an_earlier_epoch_is_found_by_its_place(settings: Settings) -> None:
+    value = json.dumps(usage("dead")).encode()
+    async with desk(settings) as at:
+        await at.connection.execute(
+            'INSERT INTO dead_letter (topic, partition, epoch, "offset", reason, detail,'
+            " payload, payload_bytes, payload_sha256, appended_at)"
+            " VALUES ($1, 0, 1, 7, 'unprocessable', '', $2, 1, $3, now())",
+            at.topic,
+            value,
+            hashlib.sha256(value).digest(),
+        )
+        window = TimeWindow(35 * DAY_MS)
+        now_ms = round(datetime.now(UTC).timestamp() * 1000)
+        surveyor = Surveyor(at.connection, at.topic, window, {0: Position(2, 50, 50, None)})
+        here, elsewhere = await surveyor.survey(
+            [Original(0, offset, now_ms, b"acct", value) for offset in (7, 8)]
+        )
+        assert (here.standing, elsewhere.standing) == (Standing.DEAD, Standing.NOT_CHARGED)
 
 
 async def test_the_state_comes_back_as_it_was(settings: Settings, tmp_path: Path) -> None:
