@@ -46,7 +46,7 @@ class Fields:
             if node is None:
                 return None
             if not isinstance(node, Mapping):
-                self.refuse(Refusal.UNREADABLE, f"{'.'.join(path[:depth])} is not an object")
+                self.refuse(Refusal.UNREADABLE, f"{_shown(path[:depth])} is not an object")
                 return None
             node = node.get(name)
         return node
@@ -55,7 +55,7 @@ class Fields:
         """The whole number there; None when it is not said or a problem."""
         found = whole_number(self.value(*path))
         if isinstance(found, str):
-            self.refuse(Refusal.NOT_A_COUNT, f"{'.'.join(path)} {found}")
+            self.refuse(Refusal.NOT_A_COUNT, f"{_shown(path)} {found}")
             return None
         return found
 
@@ -63,7 +63,7 @@ class Fields:
         """The number that several spellings of one thing say; they must not differ."""
         said = {path: number for path in paths if (number := self.count(*path)) is not None}
         if len(set(said.values())) > 1:
-            names = " and ".join(".".join(path) for path in said)
+            names = " and ".join(_shown(path) for path in said)
             self.refuse(Refusal.CONTRADICTING, f"{names} differ")
         return next(iter(said.values()), None)
 
@@ -76,8 +76,12 @@ class Fields:
         for path, value in _leaves(self.usage, ()):
             known = any(path[: len(read)] == read for read in self._read)
             if not known and _COUNTING.search(path[-1]) and whole_number(value) != 0:
-                name = ".".join(part if _WORD.fullmatch(part) else "?" for part in path)
-                self.refuse(Refusal.UNKNOWN_UNITS, f"{name} is not known")
+                self.refuse(Refusal.UNKNOWN_UNITS, f"{_shown(path)} is not known")
+
+
+def _shown(path: Path) -> str:
+    """Where it stands. A name that is no plain word may be anything, so it is not shown."""
+    return ".".join(part if _WORD.fullmatch(part) else "?" for part in path)
 
 
 def whole_number(value: Any) -> int | str | None:

@@ -197,7 +197,8 @@ def _counted(fields: Fields, call: Call, name: str, what: tuple[str, str]) -> li
 
 def _action(name: str) -> str:
     """The name of a tool as that of an action."""
-    return "".join(mark if mark.isascii() and mark.isalnum() else "_" for mark in name.lower())[:40]
+    plain = "".join(mark if mark.isascii() and mark.isalnum() else "_" for mark in name.lower())
+    return plain[:40] or "tool"
 
 
 def counted_names(usage: Mapping[str, Any]) -> bool:

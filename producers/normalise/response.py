@@ -65,7 +65,7 @@ def _normalised(found: Found, provider: str, asked: str, tier: str) -> Normalise
 
 def _tier_name(said: Any) -> Any:
     """Bedrock says it in an object."""
-    return said.get("type") if isinstance(said, dict) else said
+    return said.get("type", said) if isinstance(said, dict) else said
 
 
 def _attributes(found: Found, asked: str, provider: str) -> dict[str, str]:
