@@ -120,14 +120,15 @@ async def charges_between(connection: Connection, start: datetime, end: datetime
 
 async def propose(
     connection: Connection,
-    document: Mapping[str, object],
+    document: Mapping[str, object] | None,
     effective_from: datetime | None,
     *,
     against: int | None = None,
 ) -> Proposal:
     """What a document would change, compared with the version that holds when it would begin.
 
-    With `against`, compared with that version instead. Reads only.
+    With `against`, compared with that version instead. Without a document: that version's own with
+    the catalog installed here, which is what an import publishes. Reads only.
 
     Raises:
         Failure: there is no such version, or none in force whose catalog the document could keep.
@@ -140,6 +141,8 @@ async def propose(
     if against is None:
         against = await version_in_force(connection, begins)
     base = None if against is None else await read_document(connection, against)
+    if document is None:
+        document = {**(base or {}), "catalog": INSTALLED}
     # In a thread: no event loop may stand still for half a second.
     whole, catalog, kept = await asyncio.to_thread(_whole, document, base, against)
     await asyncio.to_thread(parse_book, whole, version=0, effective_from=_EPOCH)
@@ -199,13 +202,13 @@ async def publish(
 
 async def publish_proposal(
     connection: Connection,
-    document: Mapping[str, object],
+    document: Mapping[str, object] | None,
     effective_from: datetime | None,
     by: str,
     *,
     correction: bool = False,
 ) -> tuple[int, Proposal]:
-    """Adds a version that holds from a moment on, and says what it did.
+    """Adds a version that holds from a moment on, and says what it did; `propose` has the rules.
 
     Without a moment it holds from now on: from one to two seconds later, so that it can be seen by
     every worker before it begins. Publishers wait for each other. Not idempotent, but the same

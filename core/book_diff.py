@@ -66,16 +66,29 @@ class Change:
     kind: Kind
     differences: tuple[Difference, ...]
 
+    @property
+    def place(self) -> str:
+        """The subject and where in it, such as "openai/gpt-4o, batch, from 2026-12-01"."""
+        return f"{self.subject}, {self.where}" if self.where else self.subject
+
+    @property
+    def told(self) -> str:
+        """The facts in words, without their place."""
+        return _joined(self.differences)
+
     def __str__(self) -> str:
-        place = f"{self.subject}, {self.where}" if self.where else self.subject
-        told = _joined(self.differences)
         match self.kind:
             case Kind.ADDED:
-                return f"{place}: new: {told}"
+                return f"{self.place}: new: {self.told}"
             case Kind.REMOVED:
-                return f"{place}: no more: {told}"
+                return f"{self.place}: no more: {self.told}"
             case Kind.CHANGED:
-                return f"{place}: {told}"
+                return f"{self.place}: {self.told}"
+
+
+def described(subject: Subject) -> list[str]:
+    """All that a document says about a subject, a line for each place."""
+    return [f"{each.place}: {each.told}" for each in _changes(Subject(subject.name), subject)]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
