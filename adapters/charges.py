@@ -204,9 +204,9 @@ async def _current(connection: Connection, history: PriceHistory) -> PriceHistor
 async def _units_now(connection: Connection, row: Row, counter: str) -> int:
     if not counter:
         return 0
-    month = month_of(row["occurred_at"])
-    units = await connection.fetchval(SQL.read_counter, row["account_id"], counter, month)
-    return units or 0
+    wanted = [row["account_id"]], [counter], [month_of(row["occurred_at"])]
+    found = await connection.fetchrow(_LEDGER.read_counters, *wanted)
+    return found["units"] if found else 0
 
 
 def _change(row: Row, kind: Kind, event: UsageEvent, rated: Rated) -> Change:

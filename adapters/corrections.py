@@ -144,7 +144,7 @@ async def _move(
     if moved:
         account_ids, counters, months = zip(*moved, strict=True)
         await connection.execute(
-            SQL.move_counters, account_ids, counters, months, list(moved.values())
+            _LEDGER.add_to_counters, account_ids, counters, months, list(moved.values())
         )
     totals = changes_micro(corrections)
     dearer = {account_id: micro for account_id, micro in totals.items() if micro > 0}

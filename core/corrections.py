@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from core.recorded import USAGE_COLUMNS, Row, usage_columns, usage_recorded
 
@@ -51,8 +51,7 @@ class Change:
     based_on: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Correction:
+class Correction(NamedTuple):
     """One row to append; the ledger's row for it is of -amount_change_micro."""
 
     change: Change

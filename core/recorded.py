@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from core.rating import AccountFacts
 from schemas.usage import (
@@ -36,7 +36,9 @@ USAGE_COLUMNS: Final = (
 RARE_KINDS: Final = (
     "cache_write_1h", "audio_input", "audio_output", "image_input", "image_output", "video_input",
 )  # fmt: skip
+_NO_RARE: Final = dict.fromkeys(RARE_KINDS, 0)
 _PICO_DIGITS: Final = 12
+Made = TypeVar("Made")
 _to_json = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
 
@@ -50,38 +52,52 @@ class Row(Protocol):
 def recorded_event(row: Row) -> UsageEvent:
     """The usage event that the row records; rating it again gives what the row was rated from.
 
-    Raises pydantic.ValidationError when the row is outside of today's limits.
+    Not validated: it was when it was charged, and a limit that is tighter today does not unmake it.
     """
-    meters: dict[str, int] = json.loads(row["other_meters"]) if row["other_meters"] else {}
-    return UsageEvent(
+    rare: dict[str, int] = json.loads(row["other_meters"]) if row["other_meters"] else {}
+    tokens = _trusted(
+        TokenCounts,
+        input=row["input_tokens"],
+        output=row["output_tokens"],
+        cache_read=row["cache_read_tokens"],
+        cache_write=row["cache_write_tokens"],
+        reasoning=row["reasoning_tokens"],
+        **(_NO_RARE | rare if rare else _NO_RARE),
+    )
+    data = _trusted(
+        UsageData,
+        action=row["action"],
+        provider=row["provider"],
+        model=row["model"],
+        tokens=tokens,
+        quantity=row["quantity"],
+        power_level=PowerLevel(row["power_level"]),
+        hold_id=row["hold_id"],
+        resource_id=row["resource_id"],
+        own_key=row["own_key"],
+        attributes=json.loads(row["attributes"]) if row["attributes"] else {},
+        service_tier=ServiceTier(row["service_tier"]),
+        unit="",
+        billed=_billed(row["billed_currency"], row["billed_pico"]),
+    )
+    return _trusted(
+        UsageEvent,
         specversion="1.0",
         id=row["event_id"],
         source=row["source"],
         type=EVENT_TYPE,
         subject=row["account_id"],
         time=row["occurred_at"],
-        data=UsageData(
-            action=row["action"],
-            provider=row["provider"],
-            model=row["model"],
-            tokens=TokenCounts(
-                input=row["input_tokens"],
-                output=row["output_tokens"],
-                cache_read=row["cache_read_tokens"],
-                cache_write=row["cache_write_tokens"],
-                reasoning=row["reasoning_tokens"],
-                **meters,
-            ),
-            quantity=row["quantity"],
-            power_level=PowerLevel(row["power_level"]),
-            hold_id=row["hold_id"],
-            resource_id=row["resource_id"],
-            own_key=row["own_key"],
-            attributes=json.loads(row["attributes"]) if row["attributes"] else {},
-            service_tier=ServiceTier(row["service_tier"]),
-            billed=_billed(row["billed_currency"], row["billed_pico"]),
-        ),
+        data=data,
     )
+
+
+def _trusted(kind: type[Made], **fields: Any) -> Made:
+    """An object of a frozen class from all of its fields, past its constructor's validation."""
+    made = object.__new__(kind)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def facts_of(row: Row) -> AccountFacts:

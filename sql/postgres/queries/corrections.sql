@@ -48,17 +48,6 @@ ORDER BY incoming.n
 SELECT nextval(pg_get_serial_sequence('credit_transaction', 'transaction_id'))
 FROM generate_series(1, $1)
 
--- name: move_counters
--- What accounts used in a month, more or less. Pairwise, distinct, accounts locked: $1 account ids,
--- $2 counters, $3 months, $4 units to add.
-INSERT INTO usage_counter (account_id, counter, month, units)
-SELECT * FROM unnest($1::text[], $2::text[], $3::date[], $4::bigint[])
-ON CONFLICT (account_id, counter, month) DO UPDATE SET units = usage_counter.units + excluded.units
-
--- name: read_counter
--- Units that an account has used in a month; no row: none. $1 account (locked), $2 counter, $3 month.
-SELECT units FROM usage_counter WHERE account_id = $1 AND counter = $2 AND month = $3
-
 -- name: read_charge
 -- The charge as it was posted, without its corrections. $1 account, $2 event id.
 SELECT * FROM charge WHERE account_id = $1 AND event_id = $2
