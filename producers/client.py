@@ -136,10 +136,12 @@ class UsageClient:
         if isinstance(found, Refused):
             self._refuse(Cause.INVALID, f"{found.reason}: {found.detail}", account_id, event_id)
             return ()
-        tracked = []
-        for line in found.lines:
-            action, more = details_of(line, details, f"{event_id}{line.suffix}")
-            tracked.append(self.track(account_id, action, **more))
+        try:
+            events = [details_of(line, details, event_id) for line in found.lines]
+        except (ValueError, TypeError) as error:
+            self._refuse(Cause.INVALID, str(error), account_id, event_id)
+            return ()
+        tracked = [self.track(account_id, action, **more) for action, more in events]
         return tuple(one for one in tracked if one is not None)
 
     def track_compute_usage(

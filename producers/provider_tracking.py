@@ -24,14 +24,20 @@ class ProviderDetails(TypedDict, total=False):
     occurred_at: datetime | None
 
 
+_NAMES: Final = ProviderDetails.__annotations__.keys()
+
+
 def details_of(line: Line, given: ProviderDetails, event_id: str) -> tuple[str, EventDetails]:
-    """The action and details of the event for one line.
+    """The action and details of the event for one line of the response that has this event id.
 
     A hold is settled by the first line alone. The app's attributes come before those that were
-    found: these fill what is left of the sixteen, and replace none.
+    found: these fill what is left of the sixteen, and replace none. Raises ValueError or TypeError
+    for details that nobody knows or attributes that are none.
     """
+    if not given.keys() <= _NAMES:
+        raise ValueError(f"no such detail: {', '.join(sorted(given.keys() - _NAMES))}")
     more: EventDetails = {
-        "event_id": event_id,
+        "event_id": f"{event_id}{line.suffix}" if line.suffix else event_id,
         "provider": line.provider,
         "model": line.model,
         "tokens": line.tokens,

@@ -152,7 +152,7 @@ class EventMaker:
         # Made before the first is given out: a row is published as a whole or refused.
         events = []
         for line in found.lines:
-            action, details = details_of(line, given, f"{event_id}{line.suffix}")
+            action, details = details_of(line, given, event_id)
             named = self._model({"model": line.model}, luck[1]) if line.model else {}
             events.append(
                 build_event(

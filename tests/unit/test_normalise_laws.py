@@ -55,7 +55,7 @@ def well_formed(found: Normalised | Refused) -> None:
     assert suffixes[:1] == [""]
     assert len(set(suffixes)) == len(suffixes)
     for line in found.lines:
-        action, details = details_of(line, {"occurred_at": NOW}, f"e-1{line.suffix}")
+        action, details = details_of(line, {"occurred_at": NOW}, "e-1")
         event = build_event("app/chat", "acct-1", f"e-1{line.suffix}", action, details)
         assert event.data.tokens == line.tokens
 

@@ -18,10 +18,13 @@ NOBODY = Attribution(seed=0)
 
 
 def events(
-    path: Path, mapping: dict[str, str] | None = None, attribution: Attribution = NOBODY
+    path: Path,
+    mapping: dict[str, str] | None = None,
+    attribution: Attribution = NOBODY,
+    wanted: Format | None = None,
 ) -> list[UsageEvent | Refused]:
     maker = EventMaker(path.name, attribution, shift=timedelta(), now=NOW)
-    return list(maker.events(read_rows(path, mapping or {})[1]))
+    return list(maker.events(read_rows(path, mapping or {}, wanted)[1]))
 
 
 def good(found: list[UsageEvent | Refused]) -> list[UsageEvent]:
@@ -202,3 +205,108 @@ def test_times_without_a_zone_are_utc_and_bad_ones_do_not_count() -> None:
         datetime(2026, 11, 21, 9, tzinfo=UTC),
     )
     assert time_range(rows[3:]) is None
+
+
+SOME = Attribution(seed=0, accounts=3)
+
+
+class TestProviderUsage:
+    """Recorded calls become what the provider bills; they are read only when asked for."""
+
+    def test_a_call_that_bills_twice_is_two_events(self, file: Any) -> None:
+        usage = {
+            "input_tokens": 5,
+            "cache_read_input_tokens": 30,
+            "output_tokens": 7,
+            "server_tool_use": {"web_search_requests": 2},
+        }
+        call = {
+            "host": "api.anthropic.com",
+            "response": {"model": "claude-sonnet-4-5", "usage": usage},
+            "account": "acct-1",
+            "event_id": "call-1",
+            "time": "2026-11-21T08:00:00Z",
+            "resource_id": "chat-1",
+            "attributes": {"team": "red"},
+        }
+        tokens, searches = good(events(file(call), wanted=Format.PROVIDER_USAGE))
+        assert (tokens.id, searches.id) == ("call-1", "call-1.2")
+        assert (tokens.data.tokens.input, tokens.data.tokens.cache_read) == (35, 30)
+        assert (searches.data.action, searches.data.quantity) == ("web_search.anthropic", 2)
+        for event in (tokens, searches):
+            assert (event.subject, event.data.resource_id) == ("acct-1", "chat-1")
+            assert event.time == datetime(2026, 11, 21, 8, tzinfo=UTC)
+            assert event.data.attributes["team"] == "red"
+
+    def test_a_stream_a_usage_alone_and_a_batch(self, file: Any) -> None:
+        usage = {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
+        azure = {"host": "acme.openai.azure.com", "response_model": "gpt-4o", "usage": usage}
+        stream = {"provider": "groq", "events": [{"model": "m"}, {"x_groq": {"usage": usage}}]}
+        made = good(
+            events(file(azure, stream, {**azure, "batch": True}), None, SOME, Format.PROVIDER_USAGE)
+        )
+        assert [(event.data.provider, event.data.model) for event in made] == [
+            ("azure", "gpt-4o"),
+            ("groq", "m"),
+            ("azure", "gpt-4o"),
+        ]
+        assert [event.data.service_tier for event in made] == ["standard", "standard", "batch"]
+        assert len({event.id for event in made}) == 3
+
+    def test_a_host_of_ones_own_gets_its_provider_and_a_model_its_price(self, file: Any) -> None:
+        usage = {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
+        call = {"host": "localhost:8000", "response_model": "opt-125m", "usage": usage}
+        path = file(call)
+        [refused] = events(path, None, SOME, Format.PROVIDER_USAGE)
+        assert isinstance(refused, Refused)
+        assert refused.problem.startswith("unknown_provider: ")
+        named = Attribution(seed=0, accounts=3, hosts={"localhost:8000": "vllm"})
+        [event] = good(events(path, None, named, Format.PROVIDER_USAGE))
+        assert (event.data.provider, event.data.model) == ("vllm", "opt-125m")
+        renamed = Attribution(
+            seed=0,
+            accounts=3,
+            hosts={"localhost:8000": "vllm"},
+            renamed={"opt-125m": "openai/gpt-4o"},
+        )
+        [event] = good(events(path, None, renamed, Format.PROVIDER_USAGE))
+        assert (event.data.provider, event.data.model) == ("openai", "gpt-4o")
+
+    @pytest.mark.parametrize(
+        ("call", "says"),
+        [
+            ({"host": "api.openai.com"}, "usage_missing: "),
+            ({"host": "api.openai.com", "usage": 5}, "usage_missing: "),
+            ({"host": 5, "usage": {"prompt_tokens": 4, "total_tokens": 4}}, "unknown_provider: "),
+            ({"provider": "x", "usage": {"prompt_tokens": 4, "total_tokens": 4}}, "unknown_model"),
+            (
+                {
+                    "provider": "x",
+                    "request_model": "m",
+                    "usage": {"prompt_tokens": 4, "total_tokens": 4},
+                    "attributes": 5,
+                },
+                "int",
+            ),
+            (
+                {
+                    "provider": "x",
+                    "request_model": "m",
+                    "usage": {"prompt_tokens": 4, "total_tokens": 4},
+                    "time": "never",
+                },
+                "never",
+            ),
+        ],
+    )
+    def test_what_is_refused_says_why(self, file: Any, call: dict[str, Any], says: str) -> None:
+        [refused] = events(file(call), None, SOME, Format.PROVIDER_USAGE)
+        assert isinstance(refused, Refused)
+        assert says in refused.problem
+
+    def test_without_being_asked_for_it_is_refused_and_not_guessed_at(self, file: Any) -> None:
+        usage = {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
+        path = file({"host": "api.openai.com", "response_model": "gpt-4o", "usage": usage})
+        assert read_rows(path, {})[0] is Format.JSON_LINES
+        [refused] = events(path, None, SOME)
+        assert isinstance(refused, Refused)
