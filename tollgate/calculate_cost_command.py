@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from schemas.usage import PowerLevel, ServiceTier
-
 if TYPE_CHECKING:
     from core.explain import Explanation
     from schemas.reasons import Rejected
@@ -37,10 +35,10 @@ def calculate_cost(
     action: Annotated[str, typer.Option(help="The action, for work without tokens.")] = "",
     quantity: Annotated[int, typer.Option(min=0, help="How many units.")] = 1,
     unit: Annotated[str, typer.Option(help="What the quantity counts: seconds, images.")] = "",
-    power_level: Annotated[PowerLevel, typer.Option(help="The power level.")] = PowerLevel.BALANCED,
+    power_level: Annotated[str, typer.Option(help="eco, balanced or precision.")] = "balanced",
     service_tier: Annotated[
-        ServiceTier, typer.Option(help="How the provider processed it.")
-    ] = ServiceTier.STANDARD,
+        str, typer.Option(help="standard, batch, flex, priority or fast.")
+    ] = "standard",
     own_key: Annotated[bool, typer.Option(help="On the account's own provider key.")] = False,
     billed: Annotated[
         str | None, typer.Option(metavar="AMOUNT[ CURRENCY]", help="The provider's own bill.")
@@ -74,8 +72,8 @@ def calculate_cost(
             "tokens": {"input": input_tokens, "output": output_tokens} | _kinds(tokens or []),
             "quantity": quantity,
             "unit": unit,
-            "power_level": power_level.value,
-            "service_tier": service_tier.value,
+            "power_level": power_level,
+            "service_tier": service_tier,
             "own_key": own_key,
         }
         | ({"action": action} if action else {})

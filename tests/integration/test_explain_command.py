@@ -176,6 +176,7 @@ async def test_what_has_no_price_or_makes_no_sense_is_one_line(
         (("--tokens", "smell=1"), 2, "data.tokens.smell"),
         (("--input", "1", "--tokens", "cache_read=2"), 2, "parts of the input exceed input"),
         (("--billed", "1e3"), 2, "data.billed.amount"),
+        (("--power-level", "turbo"), 2, "data.power_level: Input should be 'eco', 'balanced'"),
     ):
         done = await run_tollgate(environment, "calculate-cost", *options)
         assert (done.returncode, done.stdout) == (status, ""), done
