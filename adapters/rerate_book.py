@@ -2,23 +2,22 @@
 
 import asyncio
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 
 from adapters import book_file
 from adapters.failures import Failure
 from adapters.postgres import Connection
-from adapters.price_store import load_history
+from adapters.price_store import load_history, propose
 from adapters.rerate_runs import SQL, BookChoice
 from core.document import BookError
-from core.prices import parse_book
 
-_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 PUBLISHED = "published"
 
 
 async def choose(connection: Connection, named: str | None) -> BookChoice:
     """The prices that `named` means: None is every published version at its time.
+
+    A file without a catalog has that of the version in force, as when it is published.
 
     Raises Failure when nothing was ever published, when there is no such version or file, when the
     file is no valid price book, or when a version is newer than this release can read.
@@ -34,14 +33,10 @@ async def choose(connection: Connection, named: str | None) -> BookChoice:
             raise Failure(f"there is no price version {version}: see `tollgate prices list`")
         return BookChoice(f"version {version}", newest, price_version=version)
     path = Path(named)
-    document = await asyncio.to_thread(_read, path)
-    return BookChoice(f"file {path.name}", newest, document=document)
-
-
-def _read(path: Path) -> str:
-    found = book_file.read(path)
+    found = await asyncio.to_thread(book_file.read, path)
     try:
-        parse_book(found.document, version=0, effective_from=_EPOCH)
+        whole = await propose(connection, found.document, None)
     except BookError as error:
         raise found.failure(error) from None
-    return json.dumps(found.document, ensure_ascii=False)
+    document = json.dumps(whole.document, ensure_ascii=False)
+    return BookChoice(f"file {path.name}", newest, document=document)

@@ -11,6 +11,9 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
+from adapters.failures import Failure
 from adapters.postgres import Connection
 from adapters.rerate_runs import SQL, Position, Run
 from adapters.settings import Settings
@@ -113,8 +116,18 @@ async def next_chunk(
 
 
 def item_of(row: Row) -> Item:
-    """The recorded event with its charge."""
-    return Item(recorded_event(row), facts_of(row), row)
+    """The recorded event with its charge.
+
+    Raises Failure when a release of narrower limits reads what an earlier one recorded.
+    """
+    try:
+        event = recorded_event(row)
+    except ValidationError as error:
+        raise Failure(
+            f"the charge of event {row['event_id']} of account {row['account_id']} is outside of"
+            f" this release's limits: {error.errors()[0]['msg']}"
+        ) from None
+    return Item(event, facts_of(row), row)
 
 
 def _begun(piece: Piece, after: tuple[int, int, int, int]) -> Piece:

@@ -74,7 +74,7 @@ async def _next(connection: Connection, run: Run, on_progress: OnProgress) -> Po
     )
     if not rows:
         return None
-    changes = [restored(row, recorded_event(row), row["correction"]) for row in rows]
+    changes = [restored(row, recorded_event(row), row["stands"]) for row in rows]
     stands = {"account": rows[-1]["account_id"], "event": rows[-1]["event_id"]}
     async for attempt in stamina.retry_context(on=_AGAIN, attempts=ATTEMPTS_MAX, timeout=None):
         with attempt:

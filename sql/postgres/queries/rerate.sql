@@ -52,12 +52,13 @@ LIMIT $6
 
 -- name: charges_at
 -- The charges at these places that occurred in the stretch, in the order of the places, as they
--- stand: each overlaid by its latest correction, as corrections.sql charges_in_force has it.
+-- stand: each overlaid by its latest correction, as corrections.sql charges_in_force has it. What no
+-- price depends on is left empty: hold, resource and attributes.
 -- Pairwise: $1 epochs, $2 partitions, $3 from, $4 to (exclusive) offsets; $5 from, $6 to (exclusive):
 -- event times; $7 account ids, NULL: all.
 SELECT part.n, charge.partition, charge."offset", charge.account_id, charge.event_id,
-       charge.occurred_at, charge.source, charge.hold_id, charge.resource_id, charge.attributes,
-       charge.tier, charge.demo,
+       charge.occurred_at, charge.source, NULL::text AS hold_id, ''::text AS resource_id,
+       ''::text AS attributes, charge.tier, charge.demo,
        coalesce(latest.sequence, 0) AS sequence,
        coalesce(latest.voided, false) AS voided,
        coalesce(latest.price_version, charge.price_version) AS price_version,
@@ -212,9 +213,22 @@ ORDER BY wanted
 SELECT coalesce(max(price_version), 0) FROM price_version
 
 -- name: corrections_of_run
--- Charges that a run corrected, each as it stood before that, `correction` being the run's own number
--- in the charge's sequence. $1 run, after ($2 account, $3 event id), at most $4.
-SELECT own.sequence AS correction, own.amount_micro AS corrected_micro,
+-- Charges that a run corrected, each as it stood before that. `stands` is the sequence in which the
+-- charge is what the run made of it: the newest one when that says the same (a later run was taken
+-- back), else the run's own. $1 run, after ($2 account, $3 event id), at most $4.
+SELECT CASE WHEN
+           (newest.voided, newest.rated_micro, newest.action, newest.provider, newest.model,
+            newest.power_level, newest.service_tier, newest.input_tokens, newest.cache_read_tokens,
+            newest.cache_write_tokens, newest.output_tokens, newest.reasoning_tokens,
+            newest.other_meters, newest.quantity, newest.own_key, newest.billed_currency,
+            newest.billed_pico, newest.counter, newest.counter_units)
+           =
+           (own.voided, own.rated_micro, own.action, own.provider, own.model, own.power_level,
+            own.service_tier, own.input_tokens, own.cache_read_tokens, own.cache_write_tokens,
+            own.output_tokens, own.reasoning_tokens, own.other_meters, own.quantity, own.own_key,
+            own.billed_currency, own.billed_pico, own.counter, own.counter_units)
+       THEN newest.sequence ELSE own.sequence END AS stands,
+       own.amount_micro AS corrected_micro,
        charge.account_id, charge.event_id, charge.occurred_at, charge.source,
        charge.hold_id, charge.resource_id, charge.attributes, charge.tier, charge.demo,
        coalesce(before.voided, false) AS voided,
@@ -245,6 +259,13 @@ JOIN charge USING (account_id, event_id)
 LEFT JOIN charge_correction AS before
        ON before.account_id = own.account_id AND before.event_id = own.event_id
       AND before.sequence = own.sequence - 1
+CROSS JOIN LATERAL (
+    SELECT *
+    FROM charge_correction AS later
+    WHERE later.account_id = own.account_id AND later.event_id = own.event_id
+    ORDER BY later.sequence DESC
+    LIMIT 1
+) AS newest
 WHERE own.run_id = $1 AND (own.account_id, own.event_id) > ($2::text, $3::text)
 ORDER BY own.account_id, own.event_id
 LIMIT $4
