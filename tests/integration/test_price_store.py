@@ -8,18 +8,28 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
 from adapters.failures import Failure
 from adapters.model_prices import snapshot
 from adapters.postgres import Connection, connect
-from adapters.price_store import ensure_default_book, load_history, publish
+from adapters.price_store import (
+    ensure_default_book,
+    load_history,
+    overview,
+    propose,
+    publish,
+    publish_proposal,
+    read_document,
+    version_in_force,
+)
 from adapters.settings import Settings
 from core.charge_models import UnitRule
 from core.prices import PriceHistory
 from tests.priced_usage import EPOCH, document
 
-CATALOG = snapshot()
+CATALOG: dict[str, Any] = snapshot()
 LATER = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -95,6 +105,113 @@ async def test_what_would_change_nothing_or_the_past_is_refused(connection: Conn
     await publish(connection, same, None, "ops")
     prices = await load_history(connection)
     assert _action(prices, LATER).credits_per_unit == 5 * 10**14
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE price_version SET effective_from = now()",
+        "UPDATE price_version SET document = '{}'",
+        "DELETE FROM price_version",
+        "TRUNCATE price_version",
+    ],
+)
+async def test_a_published_version_is_never_edited(connection: Connection, statement: str) -> None:
+    with pytest.raises(asyncpg.RaiseError, match="price_version is append-only"):
+        await connection.execute(statement)
+    assert (await load_history(connection)).latest_version == 1
+
+
+async def test_a_version_from_now_on_is_there_before_it_begins(
+    settings: Settings, connection: Connection
+) -> None:
+    version, _ = await publish_proposal(connection, _document("0.002"), None, "ops")
+    there = await connection.fetchval("SELECT clock_timestamp()")
+    (_, published) = await overview(connection)
+    assert published.version == version
+    assert there < published.effective_from < there + timedelta(seconds=2.1)
+
+
+async def test_of_two_publications_from_now_on_the_later_one_holds(
+    settings: Settings, connection: Connection
+) -> None:
+    """The one that waited for the lock began its transaction first, and must not begin earlier."""
+    other = await connect(settings, application_name="tests")
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE price_version IN SHARE ROW EXCLUSIVE MODE")
+            waiting = asyncio.create_task(publish(other, _document("0.003"), None, "second"))
+            await asyncio.sleep(1.2)
+            first = await publish(connection, _document("0.002"), None, "first")
+        second = await waiting
+    finally:
+        await other.close()
+    assert first < second
+    begun = {each.version: each.effective_from for each in await overview(connection)}
+    assert begun[first] <= begun[second]
+    soon = begun[second] + timedelta(seconds=1)
+    assert await version_in_force(connection, soon) == second
+
+
+async def test_a_document_without_a_catalog_keeps_the_one_it_follows(
+    connection: Connection,
+) -> None:
+    small = {"source": "small", "providers": []}
+    with_small = document(catalog=small, actions={"scheduled_task": {"credits": "0.1"}})
+    await publish(connection, with_small, LATER, "ops")
+    for start, source in (
+        (LATER - timedelta(hours=1), CATALOG["source"]),
+        (LATER + timedelta(hours=1), "small"),
+    ):
+        bare = document(actions={"scheduled_task": {"credits": "0.2"}})
+        del bare["catalog"]
+        proposal = await propose(connection, bare, start)
+        assert proposal.document["catalog"]["source"] == source
+        assert f"{source}, kept from" in proposal.catalog
+    installed = {**bare, "catalog": "genai-prices"}
+    proposal = await propose(connection, installed, LATER)
+    assert proposal.document["catalog"] == CATALOG
+    assert proposal.catalog.endswith("as installed")
+
+
+async def test_the_catalog_that_is_kept_is_read_under_the_publishers_lock(
+    settings: Settings, connection: Connection
+) -> None:
+    bare = document(actions={"scheduled_task": {"credits": "0.2"}})
+    del bare["catalog"]
+    other = await connect(settings, application_name="tests")
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE price_version IN SHARE ROW EXCLUSIVE MODE")
+            waiting = asyncio.create_task(publish(other, bare, LATER, "second"))
+            await asyncio.sleep(0.5)
+            small = document(catalog={"source": "small", "providers": []})
+            await publish(connection, small, LATER, "first")
+        version = await waiting
+    finally:
+        await other.close()
+    assert (await read_document(connection, version))["catalog"]["source"] == "small"
+
+
+async def test_versions_say_from_when_until_when_they_hold(connection: Connection) -> None:
+    hour = timedelta(hours=1)
+    for price, start in (("0.1", LATER), ("0.2", LATER + hour), ("0.3", LATER), ("0.4", PAST)):
+        await publish(connection, _document(price), start, "ops", correction=True)
+    found = {each.version: (each.effective_from, each.until) for each in await overview(connection)}
+    assert found == {
+        1: (EPOCH, PAST),
+        2: (LATER, LATER),  # never: version 4 begins at the same moment
+        3: (LATER + hour, None),
+        4: (LATER, LATER + hour),
+        5: (PAST, LATER),
+    }
+    prices = await load_history(connection)
+    for version, (start, until) in found.items():
+        book = prices.at(start)
+        assert book is not None
+        assert (book.version == version) is (until != start)
+    proposal = await propose(connection, _document("0.5"), PAST + hour)
+    assert (proposal.until, proposal.past, proposal.against) == (LATER, True, 5)
 
 
 async def test_two_publishers_of_one_document_make_one_version(
