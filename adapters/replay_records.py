@@ -20,6 +20,7 @@ SQL = load("replay")
 LEDGER_SQL = load("ledger")
 # What one request may hold, less what a batch adds to it.
 HEADERS_BYTES_MAX = 128 * 1024
+_ANY_AGE = TimeWindow(age_ms_max=10**15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +89,14 @@ class Surveyor:
     ) -> None:
         self._connection = connection
         self._topic = topic
-        self._window = window
+        self._age_max = timedelta(milliseconds=window.age_ms_max)
         self._positions = positions
         latest = max((position.epoch for position in positions.values()), default=1)
         self._epochs = list(range(1, latest + 1))
 
     async def survey(self, originals: Sequence[Original]) -> list[Standpoint]:
         """The standing of each, in their order within each kind. Two round trips at most."""
-        entries, dead = read(originals, self._window)
+        entries, dead = read(originals, _ANY_AGE)
         found = [
             Standpoint(_of(item.record), Standing.UNREADABLE, item.rejected.reason) for item in dead
         ]
@@ -103,23 +104,28 @@ class Surveyor:
         unclaimed = [n for n in range(len(entries)) if n not in claims]
         letters = await self._letters([entries[n] for n in unclaimed])
         letter_of = {unclaimed[n]: letter for n, letter in letters.items()}
-        oldest = datetime.now(UTC) - timedelta(milliseconds=self._window.age_ms_max)
+        now = datetime.now(UTC)
         for n, entry in enumerate(entries):
-            letter = letter_of.get(n)
-            original = _of(entry.record)
-            standing = standing_of(
-                entry.payload_hash, claims.get(n), letter, waiting=self._waits(original)
-            )
-            found.append(
-                Standpoint(
-                    original,
-                    standing,
-                    letter_id=None if letter is None else letter.dead_letter_id,
-                    identity=(entry.event.subject, entry.event.id),
-                    too_late=letter is None and entry.event.time < oldest,
+            if n in claims:
+                found.append(
+                    _standpoint(
+                        entry, standing_of(entry.payload_hash, claims[n], None, waiting=False)
+                    )
                 )
-            )
+            else:
+                found.append(self._unclaimed(entry, letter_of.get(n), now))
         return found
+
+    def _unclaimed(self, entry: Entry, letter: Letter | None, now: datetime) -> Standpoint:
+        """As the rater judges: by the first append of these bytes, where a letter tells of it."""
+        oldest = entry.event.time + self._age_max
+        appended_at = datetime.fromtimestamp(entry.record.timestamp / 1000, UTC)
+        first_at = None if letter is None else letter.first_at
+        if min(appended_at, first_at or appended_at) > oldest:
+            return Standpoint(_of(entry.record), Standing.UNREADABLE, Reason.TOO_OLD)
+        waiting = self._waits(_of(entry.record))
+        standing = standing_of(entry.payload_hash, None, letter, waiting=waiting)
+        return _standpoint(entry, standing, letter, too_late=(first_at or now) > oldest)
 
     def _waits(self, original: Original) -> bool:
         position = self._positions.get(original.partition)
@@ -149,9 +155,23 @@ class Surveyor:
             [hashlib.sha256(entry.record.value or b"").digest() for entry in entries],
         )
         return {
-            row["n"]: Letter(row["dead_letter_id"], Reason(row["reason"]), row["requeued"])
+            row["n"]: Letter(
+                row["dead_letter_id"], Reason(row["reason"]), row["requeued"], row["first_at"]
+            )
             for row in rows
         }
+
+
+def _standpoint(
+    entry: Entry, standing: Standing, letter: Letter | None = None, *, too_late: bool = False
+) -> Standpoint:
+    return Standpoint(
+        _of(entry.record),
+        standing,
+        letter_id=None if letter is None else letter.dead_letter_id,
+        identity=(entry.event.subject, entry.event.id),
+        too_late=too_late,
+    )
 
 
 def _of(record: object) -> Original:

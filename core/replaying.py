@@ -4,6 +4,7 @@ Pure: the claim, the dead letter and the position are arguments.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from schemas.reasons import Reason
@@ -46,11 +47,15 @@ _NEVER_SENT = frozenset({Standing.UNREADABLE, Standing.CUT})
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """The newest dead letter of the same bytes."""
+    """The newest dead letter of the same bytes.
+
+    `first_at` is when Kafka appended these bytes for the first time, as far as letters tell.
+    """
 
     dead_letter_id: int
     reason: Reason
     requeued: bool
+    first_at: datetime | None = None
 
 
 def standing_of(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -73,32 +74,53 @@ async def test_an_event_that_would_be_too_old_now_is_held_back_unless_a_letter_v
 ) -> None:
     now = datetime.now(UTC)
     old = {"time": (now - timedelta(days=50)).isoformat()}
-    values = [json.dumps(usage(name) | old).encode() for name in ("lost", "dead")]
+    names = ("lost", "dead", "charged")
+    values = [json.dumps(usage(name) | old).encode() for name in names]
     appended_ms = round(now.timestamp() * 1000) - 20 * DAY_MS
     originals = [Original(0, n, appended_ms, b"acct", value) for n, value in enumerate(values)]
+    late = [replace(original, timestamp=appended_ms + 19 * DAY_MS) for original in originals]
     async with desk(settings) as at:
         await at.open()
+        await at.apply(usage("charged"))
         await at.connection.execute(
             'INSERT INTO dead_letter (topic, partition, epoch, "offset", reason, detail,'
             " account_id, event_id, payload, payload_bytes, payload_sha256, appended_at)"
-            " VALUES ($1, 5, 1, 77, 'unprocessable', '', 'acct', 'dead', $2, 1, $3, now())",
+            " VALUES ($1, 5, 1, 77, 'unprocessable', '', 'acct', 'dead', $2, 1, $3, $4)",
             at.topic,
             values[1],
             hashlib.sha256(values[1]).digest(),
+            now - timedelta(days=20),
         )
         surveyor = Surveyor(at.connection, at.topic, TimeWindow(35 * DAY_MS), {})
-        lost, dead = await surveyor.survey(originals)
+        lost, dead, charged = await surveyor.survey(originals)
         assert (lost.standing, lost.too_late) == (Standing.WAITING, True)
         assert (dead.standing, dead.too_late) == (Standing.DEAD, False)
-        [beyond] = await surveyor.survey(
-            [Original(0, 0, appended_ms + 30 * DAY_MS, b"acct", values[0])]
-        )
-        assert (beyond.standing, beyond.reason) == (Standing.UNREADABLE, Reason.TOO_OLD)
+        assert (charged.standing, charged.too_late) == (Standing.CHARGED, False)
+        found = {each.original.offset: each for each in await surveyor.survey(late)}
+        assert (found[0].standing, found[0].reason) == (Standing.UNREADABLE, Reason.TOO_OLD)
+        assert (found[1].standing, found[1].too_late) == (Standing.DEAD, False)
+        assert found[2].standing is Standing.CHARGED
         held = Replay(
             settings, at.connection, Request({}, Bounds(), everything=True), State({}, [])
         )
-        assert held._choose([lost, dead]) == [dead]
-        assert (held.state.tally.held_back, held.state.tally.to_send) == (1, 1)
+        assert held._choose([lost, dead, charged]) == [dead, charged]
+        assert (held.state.tally.held_back, held.state.tally.to_send) == (1, 2)
+
+
+async def test_a_letter_that_died_of_its_age_is_not_sent_again(settings: Settings) -> None:
+    now = datetime.now(UTC)
+    value = json.dumps(usage("old") | {"time": (now - timedelta(days=50)).isoformat()}).encode()
+    original = Original(0, 0, round(now.timestamp() * 1000), b"acct", value)
+    async with desk(settings) as at:
+        await at.open()
+        await at.apply(value)
+        assert await at.value("SELECT reason FROM dead_letter") == "too_old"
+        young = Surveyor(at.connection, at.topic, TimeWindow(35 * DAY_MS), {})
+        [found] = await young.survey([original])
+        assert (found.standing, found.reason) == (Standing.UNREADABLE, Reason.TOO_OLD)
+        raised = Surveyor(at.connection, at.topic, TimeWindow(60 * DAY_MS), {})
+        [found] = await raised.survey([original])
+        assert (found.standing, found.too_late) == (Standing.DEAD, False)
 
 
 async def test_raters_that_do_not_move_are_told(

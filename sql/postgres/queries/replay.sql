@@ -4,19 +4,22 @@
 -- The newest dead letter of the same bytes, at the record's own position or under its identity.
 -- $1 topic, $2 its epochs; pairwise: $3 partitions, $4 offsets, $5 account ids, $6 event ids,
 -- $7 sha256 of the values. Answers by their index from 0; no row where there is no letter.
+-- first_at is when these bytes were appended for the first time as far as letters under the identity
+-- tell: what the rater judges a late copy by (ledger.sql first_seen).
 SELECT incoming.n - 1 AS n, letter.dead_letter_id, letter.reason,
-       letter.requeued_at IS NOT NULL AS requeued
+       letter.requeued_at IS NOT NULL AS requeued, letter.first_at
 FROM unnest($3::integer[], $4::bigint[], $5::text[], $6::text[], $7::bytea[]) WITH ORDINALITY
      AS incoming (partition, "offset", account_id, event_id, digest, n)
 CROSS JOIN LATERAL (
-    SELECT dead_letter_id, reason, requeued_at
+    SELECT dead_letter_id, reason, requeued_at, min(vouched_at) OVER () AS first_at
     FROM (
-        SELECT dead_letter_id, reason, requeued_at FROM dead_letter AS there
+        SELECT dead_letter_id, reason, requeued_at, NULL::timestamptz AS vouched_at
+        FROM dead_letter AS there
         WHERE there.topic = $1 AND there.epoch = ANY($2::integer[])
           AND there.partition = incoming.partition AND there."offset" = incoming."offset"
           AND there.payload_sha256 = incoming.digest
         UNION ALL
-        SELECT dead_letter_id, reason, requeued_at FROM dead_letter AS same
+        SELECT dead_letter_id, reason, requeued_at, appended_at FROM dead_letter AS same
         WHERE same.event_id = incoming.event_id AND same.account_id = incoming.account_id
           AND same.payload_sha256 = incoming.digest
     ) AS found
