@@ -161,7 +161,12 @@ class Band(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TierPrices:
-    """The prices of one service tier, complete: what the tier does not name is the standard's."""
+    """The prices of one service tier, complete: what the tier does not name is the standard's.
+
+    gpt-4o by batch lists 1.25 dollars a million for input and 5 for output; 1,000 input tokens of
+    which 400 are read from the cache cost 600 x 1.25 + 400 x 1.25 (the standard cache price, as
+    the tier names none) = 1,250 micro-dollars.
+    """
 
     base: Rates
     bands: tuple[Band, ...]  # the highest first
@@ -200,6 +205,9 @@ class DatedPrices:
 class TokenRule:
     """Model pricing (M1, M2): tokens by kind at dollars per million tokens.
 
+        credits = sum(tokens / 1,000,000 x dollars) x credits a dollar x power level x tier
+
+    1,000 input tokens of gpt-4o at 2.50 dollars, balanced, free: 0.0025 x 1 x 1.0 x 1.5 = 0.00375.
     `prices` are tried last to first; when none is in force the first one holds.
     """
 
@@ -257,7 +265,12 @@ class TokenRule:
 
 @dataclass(frozen=True, slots=True)
 class FlatRule:
-    """Flat token pricing (M3): one credit buys a number of tokens, whatever the model."""
+    """Flat token pricing (M3): one credit buys a number of tokens, whatever the model.
+
+        credits = (input + output) / tokens_per_credit
+
+    At 200 tokens a credit, 150 input and 50 output tokens cost 1 credit.
+    """
 
     name: str
     multipliers: Multiplier

@@ -28,7 +28,11 @@ class ExchangeRate:
 
 @dataclass(frozen=True, slots=True)
 class Currencies:
-    """The rates of every currency, in the order of their starts."""
+    """The rates of every currency, in the order of their starts.
+
+    With USD at 1 credit, and 1.1 from 2026-12-01, 0.0025 dollars of an event of 30 November cost
+    0.0025 credits and those of an event of 1 December 0.00275, whenever they are charged.
+    """
 
     rates: Mapping[str, tuple[ExchangeRate, ...]]
 
