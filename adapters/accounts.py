@@ -31,6 +31,9 @@ class Source(StrEnum):
 
     WELCOME = "welcome"
     GRANT = "grant"
+    ADJUSTMENT = "adjustment"
+    COUPON = "coupon"
+    TOP_UP = "top_up"
 
     @property
     def transaction_type(self) -> str:
@@ -73,6 +76,7 @@ class Granted:
     amount_micro: int
     repaid_micro: int
     balance_after_micro: int
+    transaction_id: int
     repeated: bool
 
 
@@ -147,7 +151,7 @@ async def give(connection: Connection, request: GrantRequest) -> Granted:
             if account is None:
                 raise _unknown(request.account_id)
             earlier = await _find_earlier(connection, request)
-            return earlier or await _post(connection, request, account["overdraft_micro"])
+            return earlier or await post(connection, request, account["overdraft_micro"])
     except asyncpg.UniqueViolationError:
         # Another account's grant with this key committed between our look and our insert.
         raise _key_taken(request.key) from None
@@ -174,11 +178,16 @@ async def _find_earlier(connection: Connection, request: GrantRequest) -> Grante
         row["amount_micro"],
         row["repaid_micro"],
         row["balance_after_micro"],
+        row["transaction_id"],
         repeated=True,
     )
 
 
-async def _post(connection: Connection, request: GrantRequest, overdraft_micro: int) -> Granted:
+async def post(connection: Connection, request: GrantRequest, overdraft_micro: int) -> Granted:
+    """Gives credits to an account whose lock this transaction holds; overdraft is repaid first.
+
+    Not idempotent: `give` is. A key that was used raises asyncpg.UniqueViolationError.
+    """
     repayment = repay(request.amount_micro, overdraft_micro)
     grant_id = await connection.fetchval(
         SQL.post_grant,
@@ -197,7 +206,7 @@ async def _post(connection: Connection, request: GrantRequest, overdraft_micro: 
     balance_micro = await connection.fetchval(
         SQL.raise_balance, request.account_id, request.amount_micro, repayment.overdraft_micro
     )
-    await connection.execute(
+    transaction_id = await connection.fetchval(
         SQL.post_transaction,
         request.account_id,
         request.source.transaction_type,
@@ -209,7 +218,12 @@ async def _post(connection: Connection, request: GrantRequest, overdraft_micro: 
         request.key,
     )
     return Granted(
-        grant_id, request.amount_micro, repayment.repaid_micro, balance_micro, repeated=False
+        grant_id,
+        request.amount_micro,
+        repayment.repaid_micro,
+        balance_micro,
+        transaction_id,
+        repeated=False,
     )
 
 

@@ -71,7 +71,7 @@ SELECT balance_micro, overdraft_micro FROM account WHERE account_id = $1 FOR NO 
 
 -- name: find_by_key
 -- The transaction that an idempotency key stands for. $1 key.
-SELECT entry.account_id, entry.type, entry.amount_micro, entry.balance_after_micro, entry.grant_id,
+SELECT entry.transaction_id, entry.account_id, entry.type, entry.amount_micro, entry.balance_after_micro, entry.grant_id,
        credit_grant.priority, credit_grant.expires_at,
        credit_grant.amount_micro - coalesce(repaid.amount_micro, 0) AS remaining_micro,
        coalesce(repaid.amount_micro, 0) AS repaid_micro
@@ -101,7 +101,8 @@ RETURNING balance_micro
 
 -- name: post_transaction
 -- $1 account, $2 type, $3 amount, $4 balance after, $5 grant, $6 actor, $7 reason, $8 idempotency
--- key or NULL. A key that was used raises unique_violation.
+-- key or NULL. A key that was used raises unique_violation. Returns the entry's number.
 INSERT INTO credit_transaction (account_id, type, amount_micro, balance_after_micro, grant_id,
                                 actor, reason, idempotency_key)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+RETURNING transaction_id

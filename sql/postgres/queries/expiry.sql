@@ -11,7 +11,7 @@ ORDER BY account_id
 LIMIT $2
 
 -- name: preview
--- What a run would book, by nobody: $1 none. Grants and micro-credits that are over and not booked.
+-- What a run would book, by nobody: Grants and micro-credits that are over and not booked.
 SELECT count(*) AS grants, count(DISTINCT account_id) AS accounts,
        coalesce(sum(remaining_micro), 0)::bigint AS expired_micro
 FROM credit_grant
