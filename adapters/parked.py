@@ -11,6 +11,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
+from adapters.faultpoints import reached
 from adapters.postgres import Connection
 from adapters.publishing import Outgoing, send_all
 from adapters.queries import load
@@ -61,8 +62,8 @@ class Parked:
     async def claim(self) -> tuple[int, list[Letter]]:
         """The newest price version and up to 200 letters that it was not tried on, oldest first.
 
-        None when another transaction looks after them: one at a time, so that a new version does
-        not flood the topic.
+        No letters when another transaction looks after them: one at a time, so that a new version
+        does not flood the topic.
         """
         if not await self._connection.fetchval(SQL.begin, _LOCK):
             return 0, []
@@ -87,6 +88,8 @@ class Parked:
         priced = await self._priced(letters, history, window, new_facts)
         again = [by_id[letter_id] for letter_id in priced]
         await send_all(producer, [Outgoing(self._topic, one.key, one.value) for one in again])
+        if again:
+            reached("after_requeue")
         version = history.latest_version
         await self._connection.execute(SQL.mark_requeued, priced, version)
         unpriced = [letter_id for letter_id in by_id if letter_id not in set(priced)]

@@ -50,20 +50,28 @@ class Desk:
         await self.ledger.positions(dict.fromkeys(partitions, 0))
 
     def runs(
-        self, *values: dict[str, Any] | bytes, first: int = 0, partition: int = 0
+        self,
+        *values: dict[str, Any] | bytes,
+        first: int = 0,
+        partition: int = 0,
+        appended_at: datetime = NOW,
     ) -> dict[TopicPartition, list[ConsumerRecord]]:
         """The records of one poll, at consecutive offsets."""
         records = [
-            record(value, first + n, partition=partition, topic=self.topic)
+            record(value, first + n, partition=partition, topic=self.topic, appended_at=appended_at)
             for n, value in enumerate(values)
         ]
         return {TopicPartition(self.topic, partition): records}
 
     async def apply(
-        self, *values: dict[str, Any] | bytes, first: int = 0, partition: int = 0
+        self,
+        *values: dict[str, Any] | bytes,
+        first: int = 0,
+        partition: int = 0,
+        appended_at: datetime = NOW,
     ) -> BatchFigures:
         """Applies the values as one batch."""
-        runs = self.runs(*values, first=first, partition=partition)
+        runs = self.runs(*values, first=first, partition=partition, appended_at=appended_at)
         return await self.rater.apply(runs, epoch=1)
 
     async def value(self, statement: str, *args: object) -> Any:
@@ -84,12 +92,17 @@ class Desk:
 
 
 def record(
-    value: dict[str, Any] | bytes, offset: int, *, topic: str, partition: int = 0
+    value: dict[str, Any] | bytes,
+    offset: int,
+    *,
+    topic: str,
+    partition: int = 0,
+    appended_at: datetime = NOW,
 ) -> ConsumerRecord:
     """A consumer record as aiokafka makes it, keyed by its subject."""
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
     key = b"acct" if isinstance(value, bytes) else str(value["subject"]).encode()
-    appended_ms = round(NOW.timestamp() * 1000)
+    appended_ms = round(appended_at.timestamp() * 1000)
     return ConsumerRecord(
         topic, partition, offset, appended_ms, 1, key, body, None, len(key), len(body), ()
     )

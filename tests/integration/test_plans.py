@@ -7,7 +7,7 @@ prepared statement are, and without (`force_generic_plan`), as PostgreSQL may do
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import asyncpg
@@ -22,7 +22,14 @@ CHARGES = 200_000
 PARTITIONS = 8
 MONTH = datetime(2026, 11, 1, tzinfo=UTC)
 # What grows with usage: reading one of these as a whole is a batch that gets slower every day.
-GROWING = {"charge", "credit_grant", "grant_draw", "credit_transaction", "dead_letter"}
+GROWING = {
+    "charge",
+    "credit_grant",
+    "grant_draw",
+    "credit_transaction",
+    "dead_letter",
+    "usage_counter",
+}
 
 _MORE = (
     """INSERT INTO credit_grant (account_id, source, granted_by, amount_micro, remaining_micro,
@@ -39,6 +46,14 @@ _MORE = (
     SELECT 'usage.events', n % 8, 1, n, 'invalid', 'planted', 'x', 1, 'x', now(),
            CASE WHEN n > 100 THEN now() END
     FROM generate_series(1, 30000) AS n""",
+    """INSERT INTO dead_letter (topic, partition, epoch, "offset", reason, detail, event_id,
+        payload, payload_bytes, payload_sha256, appended_at, published_at, tried_version)
+    SELECT 'usage.events', n % 8, 1, 100000 + n, 'unpriced', 'planted', 'letter-' || n, 'x', 1, 'x',
+           now(), now(), 1 + n / 9000
+    FROM generate_series(1, 10000) AS n""",
+    """INSERT INTO usage_counter (account_id, counter, month, units)
+    SELECT 'account ' || n % 2000, 'counter ' || n / 2000, '2026-11-01', n
+    FROM generate_series(0, 49999) AS n""",
 )
 
 
@@ -76,6 +91,11 @@ def _newest(offsets: int) -> tuple[list[int], list[int], list[int]]:
     return list(range(PARTITIONS)), [end - offsets] * PARTITIONS, [end] * PARTITIONS
 
 
+def _counters(count: int) -> tuple[list[str], list[str], list[date]]:
+    accounts = _accounts(count)
+    return accounts, ["counter 7"] * count, [MONTH.date()] * count
+
+
 CLAIM = ("account_id", "event_id")
 ACCOUNT = ("account_id",)
 POSITION = ("epoch", "partition", "offset")
@@ -93,6 +113,22 @@ def _cases() -> Iterator[Case]:
             credit_grant_burn_order=ACCOUNT,
             credit_grant_pkey=("grant_id",),
         )
+        counter = "account_id", "counter", "month"
+        yield _case("ledger.read_counters", _counters(count), usage_counter_pkey=counter)
+        late = _claims(count)
+        yield _case(
+            "ledger.first_seen",
+            (*late, [b"x"] * count),
+            charge_pkey=CLAIM,
+            dead_letter_event=("event_id",),
+        )
+    back = _accounts(10), [7] * 10, "given_back", "rater"
+    yield _case("ledger.give_back", back, account_pkey=ACCOUNT)
+    yield _case("parked.claim_untried", (2, 200), dead_letter_parked=("tried_version",))
+    yield _case("parked.count_waiting", (), dead_letter_parked=())
+    yield _case("parked.read_facts", (_accounts(50),), account_pkey=ACCOUNT)
+    yield _case("parked.mark_tried", ([1, 2, 3], 2), dead_letter_pkey=("dead_letter_id",))
+    yield _case("parked.mark_requeued", ([1, 2, 3], 2), dead_letter_pkey=("dead_letter_id",))
     for offsets in (10, 2_000):
         extent = 1, *_newest(offsets)
         yield _case("ranges.charge_months", extent, charge_position=POSITION)
