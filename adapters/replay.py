@@ -110,6 +110,8 @@ class Replay:
                 self._choose(await self._look(surveyor, chunk))
                 yield self._advance(chunk)
             return
+        # Before anything is sent: a run after a crash must not take what this one sent for its own.
+        self._save()
         # A slow replay takes a second's worth at a time: no more is sent again after a crash.
         records_max = min(CHUNK_RECORDS, self.request.rate_per_second or CHUNK_RECORDS)
         async with open_producer(self._settings, "replay", BATCH_BYTES_MAX) as producer:

@@ -155,6 +155,25 @@ async def test_a_replay_that_waits_does_not_run_away_from_the_raters(
                 [done async for done in replaying.run(consumer)]
 
 
+async def test_the_end_is_kept_before_anything_is_sent(
+    settings: Settings, topics: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a crash in the first chunk would make the next run read what this one sent."""
+    request = Request({}, Bounds(), everything=True, state_path=tmp_path / "state.json")
+    async with desk(settings) as at:
+        await send(settings, at.topic, [Sent(json.dumps(usage("a")).encode())])
+        for _ in range(2):
+            async with replay.open_replay(settings, at.connection, request) as (crashing, consumer):
+                assert crashing.state.stretches == [Stretch(0, 0, 1, 0)]
+                monkeypatch.setattr(crashing, "_mark", _crash)
+                with pytest.raises(ZeroDivisionError):
+                    [done async for done in crashing.run(consumer)]
+
+
+async def _crash(_: object) -> None:
+    raise ZeroDivisionError
+
+
 async def test_records_that_never_come_are_told(
     settings: Settings, topics: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
