@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 COUNTED_MODELS = (ChargeModel.PACKAGE, ChargeModel.GRADUATED, ChargeModel.VOLUME)
 _COUNTED_FIELDS = frozenset({"charge", "counter", "multipliers"})
+# As schemas.usage.Unit has it.
+_UNIT = re.compile(r"[a-z0-9_]{1,32}")
+_COUNTER = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _GATEWAY = "litellm"
 EVERY_PROVIDER = "*"
 
@@ -66,7 +70,7 @@ def counted_rule(
         raise fields["multipliers"].error("a volume price has no multipliers")
     return CountedRule(
         name=name,
-        counter=fields["counter"].text() if "counter" in fields else name,
+        counter=_counter(fields["counter"]) if "counter" in fields else name,
         multipliers=scaled_by,
         shape=shape,
         per=_per(fields),
@@ -157,4 +161,16 @@ def _per(fields: Mapping[str, Node]) -> int:
 
 
 def _unit(fields: Mapping[str, Node]) -> str:
-    return fields["unit"].text() if "unit" in fields else ""
+    if "unit" not in fields:
+        return ""
+    unit = fields["unit"].text()
+    if _UNIT.fullmatch(unit) is None:
+        raise fields["unit"].error("no event can name it: up to 32 of a-z, 0-9 and _")
+    return unit
+
+
+def _counter(node: Node) -> str:
+    name = node.text()
+    if _COUNTER.fullmatch(name) is None:
+        raise node.error("a counter is named with up to 128 letters, digits and _ . : / -")
+    return name

@@ -51,6 +51,12 @@ def _rates(*rates: dict[str, Any], **others: Any) -> dict[str, Any]:
         (_action(charge="package", credits="1", size="5", per="2"), "does not know per"),
         (_action(credits="1", per="0"), "book.actions.a.per: must be at least 1"),
         (_action(credits="1", unit=""), "book.actions.a.unit: expected a text"),
+        (_action(credits="1", unit="Seconds"), "book.actions.a.unit: no event can name it"),
+        (_action(credits="1", counter="c"), "book.actions.a: does not know counter"),
+        (
+            _action(charge="graduated", steps=STEPS, counter="\\N"),
+            "book.actions.a.counter: a counter is named with",
+        ),
         (_action(credits="1", steps=STEPS), "book.actions.a: does not know steps"),
         (
             _action(charge="volume", steps=STEPS, multipliers=["tier"]),
