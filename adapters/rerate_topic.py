@@ -18,6 +18,7 @@ from adapters.replay_log import Chunk as Polled
 from adapters.rerate_ledger import Chunk, item_of
 from adapters.rerate_runs import SQL, Position, Run
 from adapters.settings import Settings
+from adapters.topics import offsets
 from core.rating import AccountFacts
 from core.recorded import Row, facts_of
 from core.rerating import Item
@@ -54,16 +55,16 @@ async def find_extent(
     late = timedelta(days=settings.event_age_days_max)
     bounds = Bounds(since=since - ahead, until=until + late)
     parts: dict[str, list[int]] = {}
-    gone = []
     for stretch in await plan(settings, consumer, topic, bounds):
         to_offset = min(stretch.to_offset, applied.get(stretch.partition, 0))
         if stretch.from_offset < to_offset:
             parts[str(stretch.partition)] = [stretch.from_offset, to_offset]
-    beginnings = await consumer.beginning_offsets(list(consumer.assignment()))
-    for place, beginning in beginnings.items():
-        part = parts.get(str(place.partition))
-        if part and beginning == part[0] > first.get(place.partition, 0):
-            gone.append(place.partition)
+    gone = [
+        partition
+        for partition, (beginning, _) in (await offsets(settings, topic)).items()
+        if str(partition) in parts
+        and parts[str(partition)][0] == beginning > first.get(partition, 0)
+    ]
     if not parts:
         return None
     return {"epoch": epochs.pop(), "parts": parts, "gone": sorted(gone)}

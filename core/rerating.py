@@ -290,8 +290,8 @@ def refuse_open_months(
 def restored(row: Row, event: UsageEvent, based_on: int) -> Change:
     """The change that takes a correction back: the charge is again what `row` says it was.
 
-    `based_on` is the sequence in which the charge is what is taken back: in another state the change
-    is stale.
+    `based_on` is the sequence in which the charge is what is taken back: in another state the
+    change is stale.
     """
     rated = Rated(
         row["rated_micro"], row["price_version"], row["rule"], row["counter"],

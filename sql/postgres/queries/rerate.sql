@@ -108,9 +108,12 @@ ORDER BY part.n, charge."offset"
 -- $1 topic, $2 epoch; pairwise $3 partitions, $4 from, $5 to (exclusive); $6 account ids, NULL: all.
 SELECT letter.partition, letter."offset"
 FROM unnest($3::integer[], $4::bigint[], $5::bigint[]) AS part (partition, from_offset, to_offset)
-JOIN dead_letter AS letter
-  ON letter.topic = $1 AND letter.epoch = $2 AND letter.partition = part.partition
- AND letter."offset" >= part.from_offset AND letter."offset" < part.to_offset
+CROSS JOIN LATERAL (
+    SELECT * FROM dead_letter AS d
+    WHERE d.topic = $1 AND d.epoch = $2 AND d.partition = part.partition
+      AND d."offset" >= part.from_offset AND d."offset" < part.to_offset
+    OFFSET 0
+) AS letter
 WHERE letter.reason = 'unpriced' AND letter.requeued_at IS NULL
   AND ($6::text[] IS NULL OR letter.account_id = ANY($6))
   AND NOT EXISTS (
