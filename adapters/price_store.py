@@ -17,10 +17,10 @@ from core.default_book import default_document
 from core.document import Node
 from core.prices import BookError, PriceHistory, parse_book
 from core.retired import Merged, with_retired
+from schemas.price_book import INSTALLED_CATALOG
 
 _SQL = load("prices")
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
-INSTALLED = "genai-prices"  # what a document says as its catalog for the snapshot installed here
 
 
 async def load_history(connection: Connection) -> PriceHistory:
@@ -142,7 +142,7 @@ async def propose(
         against = await version_in_force(connection, begins)
     base = None if against is None else await read_document(connection, against)
     if document is None:
-        document = {**(base or {}), "catalog": INSTALLED}
+        document = {**(base or {}), "catalog": INSTALLED_CATALOG}
     # In a thread: no event loop may stand still for half a second.
     whole, catalog, kept = await asyncio.to_thread(_whole, document, base, against)
     await asyncio.to_thread(parse_book, whole, version=0, effective_from=_EPOCH)
@@ -163,7 +163,7 @@ def _whole(
         raise Failure(
             "no version is in force whose catalog could be kept: say catalog: genai-prices"
         )
-    if said != INSTALLED:
+    if said != INSTALLED_CATALOG:
         return dict(document), "the document's own", []
     merged = installed_catalog(base)
     source = f"{merged.catalog['source']}, as installed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,11 @@ from core.fixed_point import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_CLOCK = r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?"
+_HOUR = re.compile(_CLOCK, re.ASCII)
+_MOMENT = re.compile(rf"\d{{4}}-\d\d-\d\d(T{_CLOCK})?", re.ASCII)
 
 
 class BookError(ValueError):
@@ -115,9 +121,11 @@ class Node:
         """A date (its start in UTC) or a time with its zone."""
         text = self.text()
         try:
-            when = datetime.fromisoformat(text)
+            when = datetime.fromisoformat(text) if _MOMENT.fullmatch(text) else None
         except ValueError:
-            raise self.error(f"{text!r} is not a date or time") from None
+            when = None
+        if when is None:
+            raise self.error(f"{text!r} is not a date or time such as 2026-12-01")
         if when.tzinfo is not None:
             return when.astimezone(UTC)
         if len(text) == len(date.min.isoformat()):
@@ -128,9 +136,11 @@ class Node:
         """A time of the day in UTC, such as 16:30."""
         text = self.text()
         try:
-            value = time.fromisoformat(text)
+            value = time.fromisoformat(text) if _HOUR.fullmatch(text) else None
         except ValueError:
-            raise self.error(f"{text!r} is not a time of the day") from None
+            value = None
+        if value is None:
+            raise self.error(f"{text!r} is not a time of the day such as 16:30")
         if value.tzinfo is not None:
             raise self.error(f"{text!r} must be in UTC, without a zone")
         return value

@@ -6,6 +6,7 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from schemas.dead_letters import DeadLetter
+from schemas.price_book import price_book
 from schemas.usage import UsageEvent
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -16,10 +17,11 @@ def documents() -> dict[str, str]:
     event = TypeAdapter(UsageEvent).json_schema(mode="validation")
     letter = TypeAdapter(DeadLetter).json_schema(mode="serialization", by_alias=True)
     return {
-        "usage_event.v1.json": _text(event),
-        "dead_letter.v1.json": _text(letter),
+        "usage_event.v1.json": _text({"$schema": _DIALECT, **event}),
+        "dead_letter.v1.json": _text({"$schema": _DIALECT, **letter}),
+        "price_book.v1.json": _text(price_book()),
     }
 
 
 def _text(schema: dict[str, object]) -> str:
-    return json.dumps({"$schema": _DIALECT, **schema}, indent=2) + "\n"
+    return json.dumps(schema, indent=2) + "\n"

@@ -188,16 +188,17 @@ def _read(file: Path) -> "BookFile":
 def _judged(found: "BookFile") -> dict[str, object]:
     from datetime import UTC
 
-    from adapters.price_store import INSTALLED, installed_catalog
+    from adapters.price_store import installed_catalog
     from core.catalog import Catalog, parse_catalog
     from core.document import BookError, Node
     from core.prices import parse_book
+    from schemas.price_book import INSTALLED_CATALOG
 
     said = found.document.get("catalog")
     catalog, words = None, "its own"
     if said is None:
         catalog, words = Catalog("", ()), "kept from the version that it follows"
-    elif said == INSTALLED:
+    elif said == INSTALLED_CATALOG:
         catalog = parse_catalog(Node(installed_catalog(None).catalog))
         words = f"{catalog.source}, as installed"
     begin = datetime(2020, 1, 1, tzinfo=UTC)
