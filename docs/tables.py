@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from adapters.metrics import METRICS
 from adapters.settings import Settings
+from producers.normalise.outcome import Refusal
 from schemas.reasons import Reason
 from schemas.topics import ALL
 from tollgate.cli import build_app
@@ -90,6 +91,13 @@ def _reasons() -> str:
     )
 
 
+def _refusals() -> str:
+    return _table(
+        ("reason", "what cannot be known"),
+        ((f"`{reason}`", reason.meaning) for reason in Refusal),
+    )
+
+
 def _topics() -> str:
     return _table(
         ("topic", "key", "partitions", "kept for", "largest batch"),
@@ -111,6 +119,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": _metrics,
     "commands": _commands,
     "reasons": _reasons,
+    "refusals": _refusals,
     "topics": _topics,
 }
 

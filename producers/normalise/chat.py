@@ -8,7 +8,7 @@ of the output. xAI's chat and Perplexity report reasoning beside the output; a t
 from typing import Final
 
 from producers.normalise.counts import MEDIA, check_total, uncached_media
-from producers.normalise.fields import Fields
+from producers.normalise.fields import Fields, Path
 from producers.normalise.outcome import Refusal
 
 _INPUT: Final = (("prompt_tokens",), ("input_tokens",))
@@ -26,20 +26,10 @@ _OUTPUT_PARTS: Final = (
     "output_token_details",
 )
 _CACHED: Final = (
-    *(
-        (part, name)
-        for part in _INPUT_PARTS
-        for name in ("cached_tokens", "cache_read_input_tokens")
-    ),
     ("prompt_cache_hit_tokens",),
     ("cached_tokens",),
     ("cache_read_input_tokens",),
     ("cached_prompt_text_tokens",),
-)
-_WRITTEN: Final = (
-    *((part, "cache_write_tokens") for part in _INPUT_PARTS),
-    *((part, "cache_creation_tokens") for part in _INPUT_PARTS),
-    ("cache_creation_input_tokens",),
 )
 # Text is what is left; predicted tokens are billed as the output that they are counted in.
 _NO_KIND_OF_ITS_OWN: Final = (
@@ -56,7 +46,7 @@ _TOTAL_IS_INPUT: Final = ("voyageai", "jina")
 
 def chat_counts(fields: Fields, provider: str, model: str) -> dict[str, int]:
     """Counts by kind, named as `TokenCounts` names them; problems are noted in `fields`."""
-    fields.ignore(*_NO_KIND_OF_ITS_OWN, ("prompt_tokens_details", "cached_tokens_details"))
+    fields.ignore(*_NO_KIND_OF_ITS_OWN)
     total = fields.count("total_tokens")
     read = fields.agreed(*_INPUT)
     if read is None and provider in _TOTAL_IS_INPUT:
@@ -69,29 +59,37 @@ def chat_counts(fields: Fields, provider: str, model: str) -> dict[str, int]:
     return counts | _output(fields, provider, model, read, total)
 
 
+def _paths(parts: tuple[str, ...], *names: str) -> tuple[Path, ...]:
+    return tuple((part, name) for part in parts for name in names)
+
+
 def _input_parts(fields: Fields, read: int) -> dict[str, int]:
-    cached = fields.agreed(*_CACHED) or 0
+    parts = fields.objects(*_INPUT_PARTS)
+    cached = (
+        fields.agreed(*_paths(parts, "cached_tokens", "cache_read_input_tokens"), *_CACHED) or 0
+    )
     missed = fields.count("prompt_cache_miss_tokens")
     if missed is not None and cached + missed != read:
         fields.refuse(Refusal.CONTRADICTING, "cache hits and misses are not the input")
-    written = fields.agreed(*_WRITTEN) or 0
-    media = {
-        kind: fields.agreed(*((part, f"{kind}_tokens") for part in _INPUT_PARTS)) or 0
-        for kind in MEDIA
-    }
-    fresh = uncached_media(fields, media, cached + written, _cached_media(fields, cached, written))
+    in_parts = _paths(parts, "cache_write_tokens", "cache_creation_tokens")
+    written = fields.agreed(*in_parts, ("cache_creation_input_tokens",)) or 0
+    media = {kind: fields.agreed(*_paths(parts, f"{kind}_tokens")) or 0 for kind in MEDIA}
+    cached_media = _cached_media(fields, parts, cached, written)
+    fresh = uncached_media(fields, media, cached + written, cached_media)
     return {"cache_read": cached, "cache_write": written, **fresh}
 
 
-def _cached_media(fields: Fields, cached: int, written: int) -> dict[str, int] | None:
+def _cached_media(
+    fields: Fields, parts: tuple[str, ...], cached: int, written: int
+) -> dict[str, int] | None:
     """What was read from the cache by kind (realtime says it), None when it is not said."""
-    split = {
-        kind: fields.agreed(
-            *((part, "cached_tokens_details", f"{kind}_tokens") for part in _INPUT_PARTS)
-        )
+    known = {
+        kind: number
+        for part in parts
+        if fields.value(part, "cached_tokens_details") is not None
         for kind in (*MEDIA, "text")
+        if (number := fields.count(part, "cached_tokens_details", f"{kind}_tokens")) is not None
     }
-    known = {kind: number for kind, number in split.items() if number is not None}
     if written or not known:
         return None
     if sum(known.values()) != cached:
@@ -108,23 +106,17 @@ def _output(
         if total != read:
             fields.refuse(Refusal.INCOMPLETE, "the output tokens are not said")
         return {"output": 0}
-    reasoning = (
-        fields.agreed(
-            *((part, "reasoning_tokens") for part in _OUTPUT_PARTS), ("reasoning_tokens",)
-        )
-        or 0
-    )
-    beside = (
-        reasoning if _reasoning_beside(fields, provider, read + written, reasoning, total) else 0
-    )
+    parts = fields.objects(*_OUTPUT_PARTS)
+    reasoning = fields.agreed(*_paths(parts, "reasoning_tokens"), ("reasoning_tokens",)) or 0
+    beside = _reasoning_beside(fields, provider, read + written, reasoning, total)
     kinds = {
-        f"{kind}_output": fields.agreed(*((part, f"{kind}_tokens") for part in _OUTPUT_PARTS))
+        f"{kind}_output": fields.agreed(*_paths(parts, f"{kind}_tokens"))
         for kind in ("audio", "image")
     }
     if all(number is None for number in kinds.values()):
         kinds |= {kind: written for name, kind in _ONE_KIND_OF_OUTPUT if name in model}
     said = {kind: number for kind, number in kinds.items() if number is not None}
-    return {"output": written + beside, "reasoning": reasoning, **said}
+    return {"output": written + beside * reasoning, "reasoning": reasoning, **said}
 
 
 def _reasoning_beside(

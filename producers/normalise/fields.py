@@ -5,7 +5,7 @@ the same: not said.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -41,6 +41,8 @@ class Fields:
     def value(self, *path: str) -> Any:
         """What stands there, None when nothing does. A parent that is no object is a problem."""
         self._read.add(path)
+        if len(path) == 1:
+            return self.usage.get(path[0])
         node: Any = self.usage
         for depth, name in enumerate(path):
             if node is None:
@@ -59,6 +61,17 @@ class Fields:
             return None
         return found
 
+    def objects(self, *names: str) -> tuple[str, ...]:
+        """The names under which an object stands; anything else under one of them is a problem."""
+        return tuple(name for name in names if self.usage.get(name) is not None and self.sub(name))
+
+    def sub(self, name: str) -> bool:
+        """Whether an object stands there; something else is a problem."""
+        found = isinstance(self.usage[name], Mapping)
+        if not found:
+            self.refuse(Refusal.UNREADABLE, f"{_shown((name,))} is not an object")
+        return found
+
     def agreed(self, *paths: Path) -> int | None:
         """The number that several spellings of one thing say; they must not differ."""
         said = {path: number for path in paths if (number := self.count(*path)) is not None}
@@ -74,7 +87,7 @@ class Fields:
     def refuse_unread(self) -> None:
         """A problem if something was counted that nobody read: used and not paid."""
         for path, value in _leaves(self.usage, ()):
-            known = any(path[: len(read)] == read for read in self._read)
+            known = any(path[:depth] in self._read for depth in range(1, len(path) + 1))
             if not known and _COUNTING.search(path[-1]) and whole_number(value) != 0:
                 self.refuse(Refusal.UNKNOWN_UNITS, f"{_shown(path)} is not known")
 
@@ -99,12 +112,9 @@ def whole_number(value: Any) -> int | str | None:
 
 
 def _leaves(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    if len(path) > _DEEPEST:
-        return
-    if isinstance(node, Mapping):
+    """The numbers in it. Lists are read by whoever knows what is in them."""
+    if isinstance(node, int | float | Decimal):
+        yield path, node
+    elif isinstance(node, Mapping) and len(path) < _DEEPEST:
         for name, inner in node.items():
             yield from _leaves(inner, (*path, str(name)))
-    elif isinstance(node, Sequence) and not isinstance(node, str | bytes):
-        return
-    elif node is not None and path and isinstance(node, int | float | Decimal):
-        yield path, node

@@ -6,8 +6,6 @@ from enum import StrEnum
 
 from schemas.events import NO_TOKENS, BilledCost, ServiceTier, TokenCounts
 
-SUFFIX_CHARACTERS_MAX = 8
-
 
 class Refusal(StrEnum):
     """The closed set of reasons why usage is not normalised. A value is never renamed."""

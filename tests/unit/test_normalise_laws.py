@@ -220,7 +220,7 @@ class TestWhoAndWhich:
         ("host", "provider"),
         [
             ("api.openai.com", "openai"),
-            ("https://API.OpenAI.com/v1/", "openai"),
+            ("wss://API.OpenAI.com/v1/", "openai"),
             ("acme.openai.azure.com", "azure"),
             ("bedrock-runtime.eu-central-1.amazonaws.com", "aws"),
             ("europe-west1-aiplatform.googleapis.com", "google"),

@@ -3,7 +3,9 @@
 The figures in tests/data/provider_usage.jsonl are made by hand in the form that is documented.
 """
 
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from producers.normalise.outcome import Line, Normalised, Refusal, Refused
 from producers.normalise.response import normalise
 from schemas.events import BilledCost, ServiceTier, TokenCounts
 
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "provider-usage.md").read_text(encoding="utf-8")
 CASES: list[dict[str, Any]] = [
     json.loads(line)
     for line in (Path(__file__).parents[1] / "data" / "provider_usage.jsonl")
@@ -54,6 +57,17 @@ def test_every_refusal_and_every_form_is_among_the_cases() -> None:
         if isinstance(found, Found)
     }
     assert forms == set(Form) == set(_READERS)
+
+
+def test_the_example_in_the_document_prints_what_it_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    blocks = re.findall(r"```(?:python|text)\n(.*?)```", DOCUMENT, re.DOTALL)
+    program, printed = next(
+        (block, after) for block, after in itertools.pairwise(blocks) if "import normalise" in block
+    )
+    exec(program, {})  # noqa: S102 - the document's own
+    assert capsys.readouterr().out == printed
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
