@@ -218,17 +218,17 @@ class TokenRule:
 
     def in_force(self, when: datetime) -> DatedPrices:
         """The prices that hold at that moment."""
-        prices = self.prices
-        if len(prices) > 1:
-            for candidate in reversed(prices):
-                if candidate.in_force(when):
-                    return candidate
-        return prices[0]
+        for candidate in reversed(self.prices):
+            if candidate.in_force(when):
+                return candidate
+        return self.prices[0]
 
     def rates(self, data: UsageData, when: datetime) -> Rates | Refusal:
         """The prices for this usage at that moment, or why the model has none for it."""
-        prices = self.prices
-        chosen = prices[0] if len(prices) == 1 else self.in_force(when)
+        chosen = self.prices[-1]
+        starts_at = chosen.starts_at
+        if chosen.between is not None or (starts_at is not None and when < starts_at):
+            chosen = self.in_force(when)
         tier = chosen.standard
         if data.service_tier is not _STANDARD:
             found = chosen.service_tiers.get(data.service_tier)
