@@ -4,9 +4,10 @@ Every change is one transaction that locks the account first; adapters/correctio
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import UTC, datetime, time
+from typing import Any
 
 import asyncpg
 
@@ -16,8 +17,8 @@ from adapters.postgres import Connection
 from adapters.price_store import load_history
 from adapters.queries import load
 from core.amendment import AmendmentError, amended
-from core.corrections import month_of
-from core.margin import MarginError, repriced, voided
+from core.corrections import month_end, month_of
+from core.margin import MarginError, carried, remainder_micro, repriced, voided
 from core.prices import PriceHistory
 from core.rating import Rated, rate
 from core.recorded import Row, facts_of, recorded_event, usage_columns, usage_recorded
@@ -25,7 +26,6 @@ from schemas.reasons import Rejected
 from schemas.usage import UsageEvent
 
 _LEDGER = load("ledger")
-Made = TypeVar("Made")
 _KEY = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 _REASON_CHARS_MAX = 500
 
@@ -56,7 +56,8 @@ class Request:
 class Answer:
     """How the charge stands, and what the request did to it; not `changed`: nothing, it stood so.
 
-    `sequence` counts the charge's corrections. `balance_after_micro` is None when no credits moved.
+    `sequence` counts the charge's corrections. `moved_micro` is what another charge of the month
+    costs more (less: negative) by it. `balance_after_micro` is None when no credits moved.
     `repeated`: the key was used before, and the answer is that of the first time.
     """
 
@@ -68,6 +69,7 @@ class Answer:
     rated_micro: int
     amount_micro: int
     amount_change_micro: int
+    moved_micro: int
     balance_after_micro: int | None
     repeated: bool
 
@@ -93,20 +95,19 @@ async def read_charge(connection: Connection, account_id: str, event_id: str) ->
 async def void(connection: Connection, request: Request) -> Answer:
     """Makes the charge count for nothing and gives back what it cost, in one transaction.
 
-    Idempotent: a voided charge stays as it is. A counted price gives back the margin of the month.
-    Raises Failure when there is no such charge, or when the key stands for something else.
+    Idempotent: a voided charge stays as it is. A counted price gives back the margin of the month:
+    another charge of the month takes over the rest. Raises Failure when there is no such charge, or
+    when the key stands for something else.
     """
     before = await read_charge(connection, request.account_id, request.event_id)
     counted = before["now"]["counter"]
     history = await load_history(connection) if counted else PriceHistory(())
 
-    async def change(row: Row) -> Change | None:
+    async def change(row: Row) -> list[Change]:
         if row["voided"]:
-            return None
-        book = history.numbered(row["price_version"])
-        units_now = await _units_now(connection, row, row["counter"])
-        rated = _or_failure(lambda: voided(row, book, units_now))
-        return _change(row, Kind.VOID, recorded_event(row), rated)
+            return []
+        moved = await _moved(connection, row, history)
+        return [*moved, _change(row, Kind.VOID, recorded_event(row), voided(row))]
 
     return await _once(connection, request, Kind.VOID, recorded_event, change)
 
@@ -122,23 +123,46 @@ async def amend(connection: Connection, request: Request, patch: Mapping[str, An
     loaded = await load_history(connection)
 
     def wanted(row: Row) -> UsageEvent:
-        return _or_failure(lambda: amended(recorded_event(row), patch))
+        return amended(recorded_event(row), patch)
 
-    async def change(row: Row) -> Change | None:
+    async def change(row: Row) -> list[Change]:
         event = wanted(row)
         if not row["voided"] and usage_columns(event) == usage_recorded(row):
-            return None
+            return []
         history = await _current(connection, loaded)
         rating = rate(event, history, facts_of(row))
         if isinstance(rating, Rejected):
             raise Failure(f"the amended event has no price ({rating.reason}): {rating.detail}")
-        counter = row["counter"] or rating.counter
-        units_now = await _units_now(connection, row, counter)
-        book = history.numbered(row["price_version"])
-        rated = _or_failure(lambda: repriced(row, rating, book, units_now))
-        return _change(row, Kind.AMEND, event, rated)
+        units_now = await _units_now(connection, row, rating.counter)
+        rated = repriced(row, rating, history.numbered(row["price_version"]), units_now)
+        leaves = row["counter"] != rating.counter
+        moved = await _moved(connection, row, history) if leaves else []
+        return [*moved, _change(row, Kind.AMEND, event, rated)]
 
     return await _once(connection, request, Kind.AMEND, wanted, change)
+
+
+async def _moved(connection: Connection, row: Row, history: PriceHistory) -> list[Change]:
+    """What becomes of the rest of a counted price when its charge leaves: another one carries it.
+
+    The last one of the month to leave takes all that it cost with it.
+    """
+    counter, account_id = row["counter"], row["account_id"]
+    if not counter or row["voided"]:
+        return []
+    month = month_of(row["occurred_at"])
+    starts, ends = (datetime.combine(day, time(), UTC) for day in (month, month_end(month)))
+    other = await connection.fetchval(
+        SQL.last_counted, account_id, counter, starts, ends, row["event_id"]
+    )
+    if other is None:
+        return []
+    units_now = await _units_now(connection, row, counter)
+    more_micro = remainder_micro(row, history.numbered(row["price_version"]), units_now)
+    standing = await charges_in_force(connection, [(account_id, other)])
+    carrier = standing[account_id, other]
+    event = recorded_event(carrier)
+    return [_change(carrier, Kind.AMEND, event, carried(carrier, more_micro))]
 
 
 async def _once(
@@ -146,9 +170,9 @@ async def _once(
     request: Request,
     kind: Kind,
     wanted: Callable[[Row], UsageEvent],
-    change: Callable[[Row], Awaitable[Change | None]],
+    change: Callable[[Row], Awaitable[list[Change]]],
 ) -> Answer:
-    """Locks, looks for the key, and makes the change that the charge under the lock needs."""
+    """Locks, looks for the key, and makes the changes that the charge under the lock needs."""
     identity = (request.account_id, request.event_id)
     try:
         async with connection.transaction():
@@ -159,16 +183,26 @@ async def _once(
             earlier = await _find_earlier(connection, request, kind, wanted)
             if earlier is not None:
                 return _answer(earlier, repeated=True)
-            made = await change(row)
-            if made is None:
+            changes = await change(row)
+            if not changes:
                 return _unchanged(row)
-            keys = {identity: request.key} if request.key else {}
-            await post(connection, [made], actor=request.actor, reason=request.reason, keys=keys)
+            await _post(connection, request, changes)
             posted = await connection.fetch(SQL.read_corrections, *identity)
             return _answer(posted[-1], repeated=False)
     except asyncpg.UniqueViolationError:
         # Another account's correction with this key committed between our look and our insert.
         raise _key_taken(request.key) from None
+    except (AmendmentError, MarginError) as error:
+        raise Failure(f"the charge can not be corrected: {error}") from None
+
+
+async def _post(connection: Connection, request: Request, changes: Sequence[Change]) -> None:
+    """The charge itself last, so that the balance after its correction is the balance."""
+    *beside, own = changes
+    why = f"the price of the month, when {request.event_id} was corrected"
+    await post(connection, beside, actor=request.actor, reason=why)
+    keys = {(own.account_id, own.event_id): request.key} if request.key else {}
+    await post(connection, [own], actor=request.actor, reason=request.reason, keys=keys)
 
 
 async def _find_earlier(
@@ -220,6 +254,7 @@ def _answer(correction: Row, *, repeated: bool) -> Answer:
         changed=True,
         repeated=repeated,
         amount_change_micro=correction["amount_change_micro"],
+        moved_micro=correction["moved_micro"],
         balance_after_micro=correction["balance_after_micro"],
         **_standing(correction),
     )
@@ -230,6 +265,7 @@ def _unchanged(row: Row) -> Answer:
         changed=False,
         repeated=False,
         amount_change_micro=0,
+        moved_micro=0,
         balance_after_micro=None,
         **_standing(row),
     )
@@ -238,14 +274,6 @@ def _unchanged(row: Row) -> Answer:
 def _standing(row: Row) -> dict[str, Any]:
     names = ("account_id", "event_id", "sequence", "voided", "rated_micro", "amount_micro")
     return {name: row[name] for name in names}
-
-
-def _or_failure(work: Callable[[], Made]) -> Made:
-    """What cannot be amended or priced at the margin is told in one line."""
-    try:
-        return work()
-    except (AmendmentError, MarginError) as error:
-        raise Failure(f"the charge can not be corrected: {error}") from None
 
 
 def _unknown(account_id: str, event_id: str) -> Failure:

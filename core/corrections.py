@@ -9,6 +9,7 @@ each one whatever came before.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -164,6 +165,11 @@ def counter_changes(corrections: Iterable[Correction]) -> dict[tuple[str, str, d
 def month_of(when: datetime) -> date:
     """The first day of the month, in UTC, in which an event is counted; `when` is in UTC."""
     return when.date().replace(day=1)
+
+
+def month_end(month: date) -> date:
+    """The first day of the month after it."""
+    return (month + timedelta(days=31)).replace(day=1)
 
 
 CORRECTION_COLUMNS: Final = (

@@ -144,13 +144,15 @@ def _tell(answer: "Answer") -> None:
         return
     moved = answer.amount_change_micro
     done = f"{credits_text(abs(moved))} credits {'given back' if moved < 0 else 'charged'}"
+    done = done if moved else "no credits moved"
+    if answer.moved_micro:
+        done += f", {credits_text(answer.moved_micro)} moved to another charge of the month"
     balance = (
         ""
         if answer.balance_after_micro is None
         else f"; balance {credits_text(answer.balance_after_micro)}"
     )
     when = " before, with this key" if answer.repeated else ""
-    done = done if moved else "no credits moved"
     say(f"{name}: correction {answer.sequence}, {done}{when}{balance}")
 
 

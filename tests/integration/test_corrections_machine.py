@@ -210,6 +210,8 @@ class Corrections(RuleBasedStateMachine):
             mine = [told for told in self.told.values() if told.account_id == account_id]
             rated = sum(r["rated_micro"] for (who, _), r in standing.items() if who == account_id)
             assert rated == total_micro(mine)
+            gone = {r["rated_micro"] for r in standing.values() if r["voided"]}
+            assert gone <= {0}
             owed = 0 if account_id.startswith("demo") else rated
             balance = await self.bench.value(
                 "SELECT balance_micro FROM account WHERE account_id = $1", account_id

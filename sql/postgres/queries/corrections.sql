@@ -42,6 +42,26 @@ LEFT JOIN LATERAL (
 ) AS latest ON true
 ORDER BY incoming.n
 
+-- name: last_counted
+-- The charge that counts in a month and was counted last, before one that counts no units; no row:
+-- none is left. Reads all charges of the account: no index serves a counter.
+-- $1 account (locked), $2 counter, $3 the month's start, $4 its end, $5 the event to leave out.
+SELECT charge.event_id
+FROM charge
+LEFT JOIN LATERAL (
+    SELECT voided, counter, counter_units, counter_before
+    FROM charge_correction AS correction
+    WHERE correction.account_id = charge.account_id AND correction.event_id = charge.event_id
+    ORDER BY correction.sequence DESC
+    LIMIT 1
+) AS latest ON true
+WHERE charge.account_id = $1 AND charge.occurred_at >= $3 AND charge.occurred_at < $4
+  AND charge.event_id <> $5
+  AND NOT coalesce(latest.voided, false) AND coalesce(latest.counter, charge.counter) = $2
+ORDER BY coalesce(latest.counter_units, charge.counter_units) > 0 DESC,
+         coalesce(latest.counter_before, charge.counter_before) DESC, charge.event_id
+LIMIT 1
+
 -- name: reserve_transactions
 -- Numbers for rows of credit_transaction that are appended in the same transaction, ascending.
 -- $1 how many. Gaps mean nothing.
@@ -53,17 +73,29 @@ FROM generate_series(1, $1)
 SELECT * FROM charge WHERE account_id = $1 AND event_id = $2
 
 -- name: read_corrections
--- All corrections of a charge, oldest first, with the balance after each that moved credits.
--- $1 account, $2 event id.
-SELECT correction.*, entry.balance_after_micro
+-- All corrections of a charge, oldest first, with the balance after each that moved credits, and what
+-- a void or an amendment moved to another charge of the month. $1 account, $2 event id.
+SELECT correction.*, entry.balance_after_micro,
+       CASE WHEN correction.run_id IS NULL THEN (
+           SELECT coalesce(sum(beside.amount_change_micro), 0)::bigint
+           FROM charge_correction AS beside
+           WHERE beside.tx = correction.tx AND beside.account_id = correction.account_id
+             AND beside.event_id <> correction.event_id
+       ) ELSE 0 END AS moved_micro
 FROM charge_correction AS correction
 LEFT JOIN credit_transaction AS entry USING (transaction_id)
 WHERE correction.account_id = $1 AND correction.event_id = $2
 ORDER BY correction.sequence
 
 -- name: find_by_key
--- The correction that an idempotency key stands for, with the balance after it. $1 key.
-SELECT correction.*, entry.balance_after_micro
+-- The correction that an idempotency key stands for, with the same as read_corrections. $1 key.
+SELECT correction.*, entry.balance_after_micro,
+       CASE WHEN correction.run_id IS NULL THEN (
+           SELECT coalesce(sum(beside.amount_change_micro), 0)::bigint
+           FROM charge_correction AS beside
+           WHERE beside.tx = correction.tx AND beside.account_id = correction.account_id
+             AND beside.event_id <> correction.event_id
+       ) ELSE 0 END AS moved_micro
 FROM charge_correction AS correction
 LEFT JOIN credit_transaction AS entry USING (transaction_id)
 WHERE correction.idempotency_key = $1
