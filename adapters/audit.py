@@ -25,14 +25,27 @@ OnResult = Callable[[Result], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """What the snapshot holds that is not in ClickHouse yet, by stream; charges as offsets."""
+
+    offsets: int
+    transactions: int
+    corrections: int
+
+    @property
+    def total(self) -> int:
+        """How much waits in all; 0: the copy has everything that the snapshot has."""
+        return self.offsets + self.transactions + self.corrections
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What an audit found. Exact: not one difference. What waits to be copied is no difference."""
 
     taken_at: datetime
     generation: int
     results: list[Result]
-    waiting_offsets: int
-    waiting_transactions: int
+    waiting: Waiting
 
     @property
     def exact(self) -> bool:
@@ -73,13 +86,8 @@ async def _audit(settings: Settings, connection: Connection, on_result: OnResult
     async for result in _copy_checks(settings, connection, topic, generation):
         results.append(result)
         on_result(result)
-    offsets, transactions = await _waiting(connection, topic, generation)
-    return Report(taken["taken_at"], generation, results, offsets, transactions)
-
-
-async def _waiting(connection: Connection, topic: str, generation: int) -> tuple[int, int]:
-    row = await connection.fetchrow(SQL.waiting, topic, generation)
-    return (0, 0) if row is None else (row["offsets"], row["transactions"])
+    waiting = await connection.fetchrow(SQL.waiting, topic, generation)
+    return Report(taken["taken_at"], generation, results, Waiting(*waiting))
 
 
 async def _ledger_checks(
@@ -99,6 +107,15 @@ async def _ledger_checks(
         (Check.HOLDS, SQL.hold_findings, taken["holds"], "open holds", ()),
         (Check.OFFSETS, SQL.offset_findings, taken["batches"], "batches", ()),
         (Check.OUTCOMES, SQL.outcome_findings, taken["batches"], "batches", (topic,)),
+        (Check.CORRECTIONS, SQL.correction_findings, taken["corrections"], "corrections", ()),
+        (
+            Check.CORRECTION_CREDITS,
+            SQL.correction_credit_findings,
+            taken["corrections"],
+            "corrections",
+            (),
+        ),
+        (Check.COUNTERS, SQL.counter_findings, taken["counters"], "counters", ()),
     )
     for check, statement, compared, what, arguments in plan:
         result = Result(check, compared, what)
@@ -122,6 +139,7 @@ async def _copy_checks(
         checks = CopyAudit(connection, client, generation)
         yield await checks.charges()
         yield await checks.credits()
+        yield await checks.corrections()
         yield await checks.duplicates()
         yield await checks.roll_ups()
         async with _fresh(settings) as now:

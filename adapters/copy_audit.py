@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
 from adapters.clickhouse import answers
+from adapters.clickhouse_tables import ROLL_UPS
 from adapters.postgres import Connection
 from adapters.queries import load
 from core.audit import Check, Day, Finding, Result, compare_day
+from core.ranges import Stream
 
 PG = load("verify")
 CH = load("verify", "clickhouse")
@@ -43,11 +46,19 @@ class CopyAudit:
 
     async def credits(self) -> Result:
         """As `charges`, of credit transactions."""
-        shipped = await self._connection.fetchrow(PG.shipped_credits, self._generation)
+        days = PG.credit_days, CH.credit_days
+        return await self._compare_keyset(Check.COPIED_CREDITS, Stream.CREDIT, *days)
+
+    async def corrections(self) -> Result:
+        """As `charges`, of corrections, on the days of their charges."""
+        days = PG.correction_days, CH.correction_days
+        return await self._compare_keyset(Check.COPIED_CORRECTIONS, Stream.CORRECTION, *days)
+
+    async def _compare_keyset(self, check: Check, stream: Stream, ours: str, theirs: str) -> Result:
+        shipped = await self._connection.fetchrow(PG.shipped_keyset, stream, self._generation)
         tx_to, id_to = ("0", 0) if shipped is None else shipped
-        ledger = self._connection.cursor(PG.credit_days, tx_to, id_to, prefetch=2_000)
-        parameters = {"tx_to": int(tx_to), "id_to": id_to}
-        return await self._compare(Check.COPIED_CREDITS, ledger, CH.credit_days, parameters)
+        ledger = self._connection.cursor(ours, tx_to, id_to, prefetch=2_000)
+        return await self._compare(check, ledger, theirs, {"tx_to": int(tx_to), "id_to": id_to})
 
     async def _compare(
         self, check: Check, ledger: Any, statement: str, parameters: Parameters
@@ -92,11 +103,11 @@ class CopyAudit:
 
     async def duplicates(self) -> Result:
         """Rows that are there twice, even where FINAL would hide them; exact while rows arrive."""
-        result = Result(Check.DUPLICATES, 2, "tables")
+        result = Result(Check.DUPLICATES, len(Stream), "tables")
         [(surplus,)] = await self._rows(CH.raw_against_final)
         if surplus == 0:
             return result
-        for statement in (CH.charge_duplicates, CH.credit_duplicates):
+        for statement in (CH.charge_duplicates, CH.credit_duplicates, CH.correction_duplicates):
             for account_id, day, raw, distinct in await self._rows(statement):
                 subject = f"{account_id} on {day}"
                 expected, found = f"{distinct} rows", f"{raw} rows"
@@ -105,9 +116,12 @@ class CopyAudit:
 
     async def roll_ups(self) -> Result:
         """Sums by day against the rows they are made of."""
-        result = Result(Check.ROLL_UPS, 2, "roll-ups")
-        result.add(await self._lasting(CH.charge_roll_up, _charge_roll_up))
-        return result.add(await self._lasting(CH.credit_roll_up, _credit_roll_up))
+        result = Result(Check.ROLL_UPS, len(ROLL_UPS), "roll-ups")
+        name = partial(_charge_roll_up, "charge_by_day")
+        result.add(await self._lasting(CH.charge_roll_up, name))
+        result.add(await self._lasting(CH.credit_roll_up, _credit_roll_up))
+        name = partial(_charge_roll_up, "charge_correction_by_day")
+        return result.add(await self._lasting(CH.correction_roll_up, name))
 
     async def _lasting(
         self, statement: str, name: Callable[[tuple[Any, ...]], Finding]
@@ -124,7 +138,7 @@ class CopyAudit:
     async def beyond(self, now: Connection, topic: str) -> Result:
         """Rows that ClickHouse has and the ledger does not, not even by now."""
         newest = await self._rows(CH.charge_ends)
-        [(newest_transaction,)] = await self._rows(CH.newest_transaction)
+        [highest] = await self._rows(CH.newest)
         ends = {(row[0], row[1]): row[2] for row in await now.fetch(PG.ends, topic)}
         result = Result(Check.BEYOND, len(newest), "partitions")
         for epoch, partition, offset in newest:
@@ -133,10 +147,12 @@ class CopyAudit:
                 subject = f"partition {partition} epoch {epoch}"
                 expected, found = f"offsets below {end}", f"offset {offset}"
                 result.add([Finding(result.check, subject, expected, found)])
-        last = await now.fetchval(PG.newest_transaction) or 0
-        if newest_transaction > last:
-            expected, found = f"up to number {last}", f"number {newest_transaction}"
-            result.add([Finding(result.check, "credit transactions", expected, found)])
+        last = await now.fetchrow(PG.newest)
+        subjects = "credit transactions", "corrections"
+        for subject, number, end in zip(subjects, highest, last, strict=True):
+            if number > end:
+                expected, found = f"up to number {end}", f"number {number}"
+                result.add([Finding(result.check, subject, expected, found)])
         return result
 
 
@@ -145,11 +161,11 @@ def _day(row: Any) -> Day:
     return Day(account_id, day, rows, int(sum_micro), content)
 
 
-def _charge_roll_up(row: tuple[Any, ...]) -> Finding:
+def _charge_roll_up(table: str, row: tuple[Any, ...]) -> Finding:
     day, account_id, provider, model, action, demo, events, amount, rated, meters = row
     kind = " ".join(part for part in (provider, model, action, "demo" if demo else "") if part)
     found = f"less {events} events, {amount} charged, {rated} rated micro-credits, {meters} meters"
-    subject = f"charge_by_day: {account_id} on {day}, {kind}"
+    subject = f"{table}: {account_id} on {day}, {kind}"
     return Finding(Check.ROLL_UPS, subject, "the sums of the rows", found)
 
 

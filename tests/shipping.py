@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from adapters import clickhouse
+from adapters.audit import Report
 from adapters.copy import Copy
 from adapters.postgres import open_pool
 from adapters.ranges import Ranges
 from adapters.settings import Settings
+from core.audit import Check
 from core.ranges import Stream
 from tests.planted_ledger import connect, topic_of
 
@@ -51,6 +53,12 @@ async def bench(settings: Settings, rows_max: int = 100_000) -> AsyncIterator[Be
     async with open_pool(settings, application_name="tests", size=4) as pool:
         ranges = Ranges(pool, topic=topic_of(settings), rows_max=rows_max)
         yield Bench(settings, ranges, Copy(settings, ranges))
+
+
+def found(report: Report, check: Check) -> list[str]:
+    """The findings of one check: where, and what was found there."""
+    [result] = [result for result in report.results if result.check is check]
+    return [f"{finding.subject}: {finding.found}" for finding in result.findings]
 
 
 def ask(settings: Settings, sql: str) -> list[tuple[object, ...]]:

@@ -64,7 +64,7 @@ class Run:
             "analytics": analytics,
             "verify": {
                 "exact": verdict.exact,
-                "waiting": verdict.waiting_offsets + verdict.waiting_transactions,
+                "waiting": verdict.waiting.total,
                 "checks": [asdict(result) for result in verdict.results],
             },
         }

@@ -23,8 +23,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Check every invariant on one consistent snapshot and name each difference.
 
-        Balances against the ledger and the grants, every offset of the topic, ClickHouse against
-        PostgreSQL per account and day. Workers may run meanwhile. Exit 1 on any difference.
+        Balances against the ledger and the grants, corrections against their charges and credits,
+        counters, every offset of the topic, ClickHouse against PostgreSQL per account and day.
+        Workers may run meanwhile. Exit 1 on any difference.
         """
         from adapters.audit import audit
         from adapters.settings import load_settings
@@ -47,8 +48,9 @@ def _document(report: "Report") -> dict[str, Any]:
         "taken_at": report.taken_at,
         "generation": report.generation,
         "waiting": {
-            "offsets": report.waiting_offsets,
-            "credit_transactions": report.waiting_transactions,
+            "offsets": report.waiting.offsets,
+            "credit_transactions": report.waiting.transactions,
+            "corrections": report.waiting.corrections,
         },
         "checks": [asdict(result) for result in report.results],
     }
@@ -72,9 +74,10 @@ def _print(report: "Report") -> None:
     total = sum(result.found for result in report.results)
     if total > SHOWN_MAX:
         say(f"... and {total - SHOWN_MAX:,} more: --json names them")
-    if report.waiting_offsets or report.waiting_transactions:
+    waiting = report.waiting
+    if waiting.total:
         say(
-            f"Not in ClickHouse yet: {report.waiting_offsets:,} offsets of usage, "
-            f"{report.waiting_transactions:,} credit transactions."
+            f"Not in ClickHouse yet: {waiting.offsets:,} offsets of usage, "
+            f"{waiting.transactions:,} credit transactions, {waiting.corrections:,} corrections."
         )
     say("Exact: no difference." if report.exact else f"NOT exact: {total:,} differences.")

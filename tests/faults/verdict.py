@@ -103,7 +103,7 @@ class Verdict:
 
         async def all_there() -> bool:
             report = await audit(self._settings)
-            return report.waiting_offsets == 0 and report.waiting_transactions == 0
+            return report.waiting.total == 0
 
         await eventually(all_there, seconds_max, "everything is copied")
 

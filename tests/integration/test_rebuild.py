@@ -17,25 +17,36 @@ from adapters.settings import Settings
 from consumers.progress import Progress
 from consumers.warehouse import Warehouse
 from core.ranges import Stream, token
+from tests.planted_corrections import plant_every_kind
 from tests.planted_ledger import Batch, plant
 from tests.shipping import ask, assert_copied_exactly, bench
 
 EVERYTHING = "SELECT * EXCEPT generation FROM charge ORDER BY account_id, event_id"
 ROLLED_UP = "SELECT * FROM usage_by_day ORDER BY ALL"
+CORRECTIONS = "SELECT * EXCEPT generation FROM charge_correction ORDER BY correction_id"
+NET = "SELECT * FROM net_usage_by_day ORDER BY ALL"
+LINE = """INSERT INTO rerate_line VALUES (1, 'a', 'e', '2026-11-01 00:00:00', 'openai', 'gpt-4o',
+'ai_completion', 1, 2, 10, 11, 'dearer', now())"""
 
 
 async def test_a_rebuilt_copy_is_equal(settings: Settings) -> None:
     await plant(settings, Batch(3_000, occurred_from="2026-10-31 23:50+00"))
+    await plant_every_kind(settings)
     async with bench(settings) as at:
         await at.drain_with_credits()
-    before = ask(settings, EVERYTHING), ask(settings, ROLLED_UP)
+    everything = EVERYTHING, ROLLED_UP, CORRECTIONS, NET
+    before = [ask(settings, statement) for statement in everything]
+    assert all(before)
     with clickhouse.connect(settings) as client:
+        client.command(LINE)
         client.command("TRUNCATE TABLE charge")
+        client.command("TRUNCATE TABLE charge_correction")
         client.command("INSERT INTO charge_by_day SELECT * FROM charge_by_day")
     assert not (await audit(settings)).exact
     rebuilt = await rebuild(settings)
     assert (rebuilt.generation, rebuilt.resumed, rebuilt.charges) == (2, False, 3_000)
-    assert (ask(settings, EVERYTHING), ask(settings, ROLLED_UP)) == before
+    assert [ask(settings, statement) for statement in everything] == before
+    assert ask(settings, "SELECT count() FROM rerate_line") == [(1,)]
     assert (await audit(settings)).exact
     assert (await rebuild(settings)).generation == 3
     assert await assert_copied_exactly(settings) == 3_000
@@ -101,6 +112,7 @@ async def test_an_interrupted_rebuild_is_carried_on(
     settings: Settings, environment: dict[str, str], fault: str
 ) -> None:
     await plant(settings, Batch(800))
+    await plant_every_kind(settings)
     small = {**environment, "TOLLGATE_SHIP_ROWS_MAX": "300"}
     command = [sys.executable, "-c", _REBUILD]
     crashed = await asyncio.to_thread(
@@ -116,6 +128,8 @@ async def test_an_interrupted_rebuild_is_carried_on(
         subprocess.run, command, env=small, capture_output=True, text=True, timeout=60, check=True
     )
     assert carried_on.stdout.strip() == "True"
+    async with bench(settings) as at:
+        await at.drain_with_credits()
     assert await assert_copied_exactly(settings) == 800
 
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import pytest
 
 from adapters import clickhouse
-from adapters.audit import Report, audit
+from adapters.audit import Waiting, audit
 from adapters.settings import Settings
 from core.audit import Check
+from tests.planted_corrections import Corrections, plant_corrections, plant_every_kind
 from tests.planted_ledger import Batch, plant, run_sql
-from tests.shipping import bench
+from tests.shipping import bench, found
 
 # By what, and what verify must say: the check, where, and numbers that are in the finding.
 LEDGER_DRIFTS: list[tuple[Sequence[str], Check, str, str]] = [
@@ -166,28 +167,32 @@ COPY_DRIFTS: list[tuple[str, Check, str, str]] = [
 @pytest.fixture
 async def shipped(settings: Settings) -> Settings:
     await plant(settings, Batch(300))
+    await plant_every_kind(settings)
     async with bench(settings) as at:
         await at.drain_with_credits()
     return settings
-
-
-def found(report: Report, check: Check) -> list[str]:
-    [result] = [result for result in report.results if result.check is check]
-    return [f"{finding.subject}: {finding.found}" for finding in result.findings]
 
 
 async def test_without_drift_it_is_exact(shipped: Settings) -> None:
     report = await audit(shipped)
     assert report.exact
     assert [result.check for result in report.results] == list(Check)
-    assert (report.waiting_offsets, report.waiting_transactions) == (0, 0)
+    assert report.waiting == Waiting(0, 0, 0)
+    compared = {result.check: result.compared for result in report.results}
+    assert compared[Check.CORRECTIONS] == 255
+    assert compared[Check.COUNTERS] == 5
+    assert compared[Check.COPIED_CORRECTIONS] == 5
 
 
 async def test_what_waits_is_no_difference(shipped: Settings) -> None:
     await plant(shipped, Batch(120, accounts=7))
     report = await audit(shipped)
     assert report.exact
-    assert (report.waiting_offsets, report.waiting_transactions) == (120, 2)
+    assert report.waiting == Waiting(120, 2, 0)
+    corrected = await plant_corrections(shipped, Corrections("amend", 3))
+    report = await audit(shipped)
+    assert report.exact
+    assert report.waiting.corrections == corrected
 
 
 async def test_an_empty_deployment_is_exact(settings: Settings) -> None:

@@ -9,6 +9,8 @@ SELECT now() AS taken_at, pg_current_snapshot()::text AS snapshot,
        (SELECT count(*) FROM credit_grant) AS grants,
        (SELECT count(*) FROM credit_hold WHERE state = 'open') AS holds,
        (SELECT count(*) FROM batch_outcome) AS batches,
+       (SELECT count(*) FROM charge_correction) AS corrections,
+       (SELECT count(*) FROM usage_counter) AS counters,
        (SELECT value::integer FROM deployment WHERE name = 'clickhouse_generation') AS generation
 
 -- name: balance_findings
@@ -132,16 +134,105 @@ WHERE coalesce(booked.charged, 0) <> coalesce(charges.charged, 0)
    OR coalesce(booked.dead, 0) <> coalesce(letters.dead, 0)
 ORDER BY 1
 
+-- name: correction_findings
+-- Per correction: they are numbered from 1 without a gap, at the charge's own time, and each leaves what
+-- stood before it plus its change. Nothing is left of a voided charge. So the last state is the charge
+-- plus the sum of all changes.
+WITH chain AS (
+    SELECT account_id, event_id, sequence, occurred_at, voided, rated_micro, amount_micro,
+           rated_change_micro, amount_change_micro, counter_units,
+           lag(sequence) OVER of_charge AS last_sequence,
+           lag(rated_micro) OVER of_charge AS last_rated, lag(amount_micro) OVER of_charge AS last_amount
+    FROM charge_correction
+    WINDOW of_charge AS (PARTITION BY account_id, event_id ORDER BY sequence)
+), compared AS (
+    SELECT chain.*, charge.event_id IS NULL AS orphan, charge.occurred_at AS charged_at,
+           coalesce(last_sequence, 0) + 1 AS next_sequence,
+           coalesce(last_rated, charge.rated_micro)::numeric + rated_change_micro AS next_rated,
+           coalesce(last_amount, charge.amount_micro)::numeric + amount_change_micro AS next_amount
+    FROM chain LEFT JOIN charge USING (account_id, event_id)
+)
+SELECT account_id || ' ' || event_id AS subject,
+       CASE WHEN orphan THEN 'a charge'
+            ELSE 'correction ' || next_sequence || ': rated ' || next_rated || ', amount ' || next_amount
+                 || ', at ' || charged_at || CASE WHEN voided THEN ', nothing left' ELSE '' END
+       END AS expected,
+       'correction ' || sequence || ': rated ' || rated_micro || ', amount ' || amount_micro
+           || ', at ' || occurred_at || CASE WHEN voided THEN ', ' || counter_units || ' units' ELSE '' END
+           AS found
+FROM compared
+WHERE orphan OR sequence <> next_sequence OR rated_micro <> next_rated OR amount_micro <> next_amount
+   OR occurred_at <> charged_at
+   OR (voided AND (rated_micro <> 0 OR amount_micro <> 0 OR counter_units <> 0))
+ORDER BY account_id, event_id, sequence
+
+-- name: correction_credit_findings
+-- Per correction that changes an amount: one credit transaction of its own with the opposite amount; and
+-- no transaction of that type without a correction.
+WITH changed AS (
+    SELECT correction_id, transaction_id, account_id, event_id, amount_change_micro,
+           count(*) OVER (PARTITION BY transaction_id) AS sharing
+    FROM charge_correction
+    WHERE amount_change_micro <> 0
+), moved AS (
+    SELECT transaction_id, account_id, event_id, amount_micro, status
+    FROM credit_transaction
+    WHERE type = 'CORRECTION'
+)
+SELECT coalesce(changed.account_id, moved.account_id)
+           || ' ' || coalesce(changed.event_id, moved.event_id, '') AS subject,
+       coalesce('correction ' || correction_id || ': ' || -amount_change_micro::numeric
+                    || CASE WHEN sharing > 1 THEN ' by a transaction of its own' ELSE '' END,
+                'a correction') AS expected,
+       coalesce('transaction ' || moved.transaction_id || ': ' || amount_micro || ' ' || status || ' of '
+                    || moved.account_id || ' ' || coalesce(moved.event_id, ''), 'no transaction') AS found
+FROM changed FULL JOIN moved ON moved.transaction_id = changed.transaction_id
+WHERE changed.correction_id IS NULL OR moved.transaction_id IS NULL OR sharing > 1
+   OR amount_micro <> -amount_change_micro::numeric OR status <> 'COMPLETED'
+   OR moved.account_id <> changed.account_id OR moved.event_id IS DISTINCT FROM changed.event_id
+ORDER BY 1, correction_id, moved.transaction_id
+
+-- name: counter_findings
+-- Per account, counter and month (UTC): the units that its charges count, each charge in its state after
+-- its latest correction; never less than none.
+WITH counted AS (
+    SELECT account_id, counter, date_trunc('month', occurred_at AT TIME ZONE 'UTC')::date AS month,
+           counter_units
+    FROM charge
+    WHERE counter <> '' AND NOT EXISTS (
+        SELECT FROM charge_correction AS c
+        WHERE c.account_id = charge.account_id AND c.event_id = charge.event_id
+    )
+    UNION ALL
+    SELECT account_id, counter, date_trunc('month', occurred_at AT TIME ZONE 'UTC')::date, counter_units
+    FROM (
+        SELECT DISTINCT ON (account_id, event_id) account_id, voided, occurred_at, counter, counter_units
+        FROM charge_correction
+        ORDER BY account_id, event_id, sequence DESC
+    ) AS latest
+    WHERE counter <> '' AND NOT voided
+), summed AS (
+    SELECT account_id, counter, month, sum(counter_units) AS units
+    FROM counted
+    GROUP BY account_id, counter, month
+)
+SELECT account_id || ' ' || counter || ' in ' || to_char(month, 'YYYY-MM') AS subject,
+       'charges of ' || coalesce(summed.units, 0) || ' units' AS expected,
+       'counter ' || coalesce(stands.units, 0) AS found
+FROM usage_counter AS stands FULL JOIN summed USING (account_id, counter, month)
+WHERE coalesce(stands.units, 0) <> coalesce(summed.units, 0) OR stands.units < 0
+ORDER BY 1
+
 -- name: shipped_charges
 -- How far the charges are in ClickHouse. $1 generation.
 SELECT epoch, partition, next_offset FROM ship_position
 WHERE stream = 'charge' AND generation = $1
 ORDER BY epoch, partition
 
--- name: shipped_credits
--- How far the credit transactions are in ClickHouse; no row: nothing is. $1 generation.
+-- name: shipped_keyset
+-- How far a stream without offsets is in ClickHouse; no row: nothing is. $1 stream, $2 generation.
 SELECT tx_after::text AS tx_to, id_after AS id_to FROM ship_position
-WHERE stream = 'credit' AND generation = $1
+WHERE stream = $1 AND generation = $2
 
 -- name: charge_days
 -- What is shipped, per account and day (UTC): rows, sum, XOR of a hash over the columns. In bytewise
@@ -155,7 +246,8 @@ SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date AS day, count(*) AS ro
            payload_hash, price_version, rule, rated_micro, amount_micro, balance_after_micro, tier,
            demo::integer, source, action, provider, model, power_level, input_tokens,
            cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, other_meters,
-           quantity, own_key::integer, coalesce(hold_id, ''), resource_id, attributes
+           quantity, own_key::integer, coalesce(hold_id, ''), resource_id, attributes, service_tier,
+           billed_currency, billed_pico, counter, counter_units, counter_before
        )), 16))::bit(64)::bigint) AS content
 FROM charge
 JOIN ship_position AS shipped
@@ -179,6 +271,41 @@ WHERE (tx, transaction_id) <= ($1::text::xid8, $2::bigint)
 GROUP BY account_id, day
 ORDER BY account_id, day
 
+-- name: correction_days
+-- As charge_days, of corrections, on the days of their charges; their sum is that of the changes. What a
+-- copied row brings along of its charge and of the state before it is in the hash too.
+-- $1 tx_to, $2 id_to (inclusive).
+SELECT c.account_id, (c.occurred_at AT TIME ZONE 'UTC')::date AS day, count(*) AS row_count,
+       sum(c.amount_change_micro)::text AS sum_micro,
+       bit_xor(('x' || left(md5(concat_ws('|',
+           c.correction_id, c.event_id, c.sequence, c.kind, coalesce(c.run_id, 0), c.voided::integer,
+           (extract(epoch FROM c.occurred_at) * 1000000)::bigint,
+           c.price_version, c.rule, c.rated_micro, c.amount_micro, c.rated_change_micro,
+           c.amount_change_micro, c.tier, c.demo::integer, c.action, c.provider, c.model, c.power_level,
+           c.service_tier, c.input_tokens, c.cache_read_tokens, c.cache_write_tokens, c.output_tokens,
+           c.reasoning_tokens, c.other_meters, c.quantity, c.own_key::integer, c.billed_currency,
+           c.billed_pico, c.counter, c.counter_units, c.counter_before, coalesce(c.transaction_id, 0),
+           c.actor, c.reason, coalesce(c.idempotency_key, ''), c.tx::text,
+           (extract(epoch FROM c.created_at) * 1000000)::bigint,
+           charge.source, coalesce(charge.hold_id, ''), charge.resource_id, charge.attributes,
+           (extract(epoch FROM charge.posted_at) * 1000000)::bigint,
+           coalesce(was.voided, false)::integer, coalesce(was.demo, charge.demo)::integer,
+           coalesce(was.action, charge.action), coalesce(was.provider, charge.provider),
+           coalesce(was.model, charge.model), coalesce(was.quantity, charge.quantity),
+           coalesce(was.input_tokens, charge.input_tokens),
+           coalesce(was.cache_read_tokens, charge.cache_read_tokens),
+           coalesce(was.cache_write_tokens, charge.cache_write_tokens),
+           coalesce(was.output_tokens, charge.output_tokens),
+           coalesce(was.reasoning_tokens, charge.reasoning_tokens)
+       )), 16))::bit(64)::bigint) AS content
+FROM charge_correction AS c
+LEFT JOIN charge ON charge.account_id = c.account_id AND charge.event_id = c.event_id
+LEFT JOIN charge_correction AS was
+       ON was.account_id = c.account_id AND was.event_id = c.event_id AND was.sequence = c.sequence - 1
+WHERE (c.tx, c.correction_id) <= ($1::text::xid8, $2::bigint)
+GROUP BY c.account_id, day
+ORDER BY c.account_id, day
+
 -- name: waiting
 -- What the snapshot holds that is not in ClickHouse yet. $1 the usage topic, $2 generation.
 SELECT (SELECT coalesce(sum(stands.next_offset - coalesce(shipped.next_offset, stands.first_offset)), 0)
@@ -191,7 +318,12 @@ SELECT (SELECT coalesce(sum(stands.next_offset - coalesce(shipped.next_offset, s
         WHERE (tx, transaction_id) > (
             coalesce((SELECT tx_after FROM ship_position WHERE stream = 'credit' AND generation = $2), '0'::xid8),
             coalesce((SELECT id_after FROM ship_position WHERE stream = 'credit' AND generation = $2), 0)
-        )) AS transactions
+        )) AS transactions,
+       (SELECT count(*) FROM charge_correction
+        WHERE (tx, correction_id) > (
+            coalesce((SELECT tx_after FROM ship_position WHERE stream = 'correction' AND generation = $2), '0'::xid8),
+            coalesce((SELECT id_after FROM ship_position WHERE stream = 'correction' AND generation = $2), 0)
+        )) AS corrections
 
 -- name: ends
 -- Where the ledger ends now, outside of the snapshot: nothing beyond may be in ClickHouse.
@@ -203,6 +335,7 @@ JOIN stream_position AS stands USING (topic, partition)
 WHERE b.topic = $1 AND b.epoch < stands.epoch
 GROUP BY b.epoch, b.partition
 
--- name: newest_transaction
--- The highest number among the credit transactions; NULL when there are none.
-SELECT max(transaction_id) FROM credit_transaction
+-- name: newest
+-- The highest numbers among the credit transactions and among the corrections; 0 when there are none.
+SELECT coalesce((SELECT max(transaction_id) FROM credit_transaction), 0) AS transaction_id,
+       coalesce((SELECT max(correction_id) FROM charge_correction), 0) AS correction_id
