@@ -86,6 +86,10 @@ INSERT INTO credit_transaction (account_id, type, amount_micro, balance_after_mi
 SELECT $1, $2, $3, balance_micro, $4, $5, $6, $7, $8 FROM account WHERE account_id = $1
 RETURNING transaction_id, balance_after_micro
 
+-- name: not_spent
+-- What burn_down took just now was no spending: a cap does not count it. $1 account, $2 micro-credits.
+UPDATE account SET spend_micro = spend_micro - $2 WHERE account_id = $1
+
 -- name: list_holds
 -- Newest first. $1 account, $2 only open ones, $3 at most so many.
 SELECT hold_id, kind, amount_micro, state, charged_micro, created_at, expires_at, closed_at, closed_by
