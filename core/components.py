@@ -26,6 +26,16 @@ _DOLLARS = "USD"
 _PRICE_ONE = 10**PRICE_DECIMALS
 
 
+def _total(kind: TokenKind) -> TokenKind:
+    while kind in CONTAINED_IN:
+        kind = CONTAINED_IN[kind]
+    return kind
+
+
+# What is counted in the input, then what is counted in the output.
+_IN_ORDER = sorted(TokenKind, key=lambda kind: _total(kind) is TokenKind.OUTPUT)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One component: quantity / per x unit_price = amount, in `currency` (credits or ISO 4217)."""
@@ -107,7 +117,7 @@ def counted_lines(rule: CountedRule, before: int, after: int) -> tuple[Line, ...
 
 
 def _counted_once(rates: Rates, tokens: TokenCounts) -> dict[TokenKind, int]:
-    kinds = [kind for kind in TokenKind if kind in rates.priced or kind not in CONTAINED_IN]
+    kinds = [kind for kind in _IN_ORDER if kind in rates.priced or kind not in CONTAINED_IN]
     left = {kind: int(getattr(tokens, kind)) for kind in kinds}
     for kind in kinds:
         around = CONTAINED_IN.get(kind)

@@ -31,7 +31,7 @@ from schemas.reasons import Rejected
 from schemas.usage import ServiceTier
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, time
 
     from core.prices import PriceBook
     from core.rating import AccountFacts, Rated, Rule
@@ -191,10 +191,10 @@ def _conditions(rule: Rule, event: UsageEvent) -> tuple[str, ...]:
     chosen, data = rule.in_force(event.time), event.data
     found = []
     if chosen.starts_at is not None:
-        found.append(f"prices from {chosen.starts_at.isoformat()}")
+        found.append(f"prices from {_clock(chosen.starts_at)} UTC")
     if chosen.between is not None:
         start, end = chosen.between
-        found.append(f"prices between {start.isoformat()} and {end.isoformat()} UTC")
+        found.append(f"prices between {_clock(start)} and {_clock(end)} UTC")
     prices = chosen.standard
     if data.service_tier is not ServiceTier.STANDARD:
         prices = chosen.service_tiers[data.service_tier]
@@ -206,6 +206,11 @@ def _conditions(rule: Rule, event: UsageEvent) -> tuple[str, ...]:
     if rule.free:
         found.append("listed as free")
     return tuple(found)
+
+
+def _clock(moment: datetime | time) -> str:
+    """To the minute, or as exact as it is."""
+    return str(moment).removesuffix("+00:00").removesuffix(":00")
 
 
 def _charge_model(rule: Rule) -> ChargeModel:

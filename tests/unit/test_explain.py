@@ -191,14 +191,14 @@ def test_the_figure_of_the_first_requirement() -> None:
 def test_every_token_stands_in_one_line() -> None:
     writes = {"cache_write": 600, "cache_write_1h": 200}
     event = usage("claude-sonnet-4-5", input=1000, cache_read=300, output=50, **writes)
-    lines = {line.component: (line.quantity, line.unit_price) for line in _explained(event).lines}
-    assert lines == {
-        "input": (100, 3),
-        "output": (50, 15),
-        "cache_read": (300, Fraction("0.3")),
-        "cache_write": (400, Fraction("3.75")),
-        "cache_write_1h": (200, 6),
-    }
+    lines = [(line.component, line.quantity, line.unit_price) for line in _explained(event).lines]
+    assert lines == [
+        ("input", 100, 3),
+        ("cache_read", 300, Fraction("0.3")),
+        ("cache_write", 400, Fraction("3.75")),
+        ("cache_write_1h", 200, 6),
+        ("output", 50, 15),
+    ]
 
 
 def test_what_was_chosen_is_named() -> None:
@@ -210,8 +210,8 @@ def test_what_was_chosen_is_named() -> None:
         models={"acme/m": {"prices": [entry | long | tier]}},
     )
     assert explained.conditions == (
-        "prices from 2026-11-01T00:00:00+00:00",
-        "prices between 08:00:00 and 10:00:00 UTC",
+        "prices from 2026-11-01 00:00 UTC",
+        "prices between 08:00 and 10:00 UTC",
         "service tier batch",
         "more than 5 input tokens",
     )
