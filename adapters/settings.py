@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     api_body_bytes_max: int = Field(
         1_048_576, ge=1_024, description="larger request bodies are answered with 413"
     )
-    api_docs: bool = Field(False, description="serve /docs; the document is always at /openapi.json")
+    api_docs: bool = Field(False, description="serve /docs; /openapi.json is always there")
     jwt_secret: SecretStr = Field(
         SecretStr(""), description="secret of HS256 tokens; empty: only with jwt_jwks_url"
     )
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     jwt_issuer: str = Field("tollgate", description="the `iss` of tokens")
     jwt_audience: str = Field("tollgate", description="the `aud` of tokens")
     local_login: bool = Field(
-        False, description="a login route that hands out tokens without a password: local stack only"
+        False, description="a login route that gives tokens without a password: local stack only"
     )
 
     probe_host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics")
