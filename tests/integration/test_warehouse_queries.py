@@ -12,6 +12,7 @@ from adapters import clickhouse
 from adapters.clickhouse import statements
 from adapters.queries import load
 from adapters.settings import Settings
+from tests.planted_corrections import Corrections, plant_corrections
 from tests.planted_ledger import Batch, plant, run_sql
 from tests.shipping import ask, bench
 
@@ -36,11 +37,16 @@ UPDATE charge SET rated_micro = 900000, amount_micro = 900000 WHERE event_id = '
 async def month(settings: Settings) -> Settings:
     batch = Batch(1_200, accounts=6, occurred_from="2026-10-20 00:10+00", step="37 minutes")
     await plant(settings, batch)
+    await run_sql(settings, DRESS, FAR_OUT)
+    await plant_corrections(settings, Corrections("void", 101))  # the one far out among them
+    await plant_corrections(settings, Corrections("rerate", 6, 1))
     await run_sql(
         settings,
-        DRESS,
-        FAR_OUT,
-        "UPDATE credit_transaction SET created_at = '2026-10-20 00:05+00'",
+        "UPDATE credit_transaction SET created_at = '2026-10-20 00:05+00', reason = ''",
+        "UPDATE charge_correction SET actor = 'alice', reason = 'a loop, twice charged'"
+        " WHERE kind = 'void'",
+        "UPDATE charge_correction SET actor = 'bob', reason = 'price list of October'"
+        " WHERE kind = 'rerate'",
     )
     async with bench(settings) as at:
         await at.drain_with_credits()

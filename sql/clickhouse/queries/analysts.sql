@@ -121,3 +121,30 @@ FROM (
 GROUP BY account_id
 ORDER BY account_id
 LIMIT 1000
+
+-- name: net
+-- What each account was charged, what corrections changed, and what is left.
+SELECT account_id, sum(charged) AS charged, net - charged AS corrected, sum(left) AS net,
+       sum(events_left) AS events
+FROM (
+    SELECT account_id, credits AS charged, toDecimal128(0, 6) AS left, 0 AS events_left
+    FROM usage_by_day
+    WHERE day BETWEEN {since:Date} AND {until:Date} AND NOT demo
+    UNION ALL
+    SELECT account_id, toDecimal128(0, 6), credits, events
+    FROM net_usage_by_day
+    WHERE day BETWEEN {since:Date} AND {until:Date} AND NOT demo
+)
+GROUP BY account_id
+ORDER BY corrected, account_id
+LIMIT 1000
+
+-- name: corrections
+-- What was corrected and why, by the days of the usage.
+SELECT kind, reason, actor, count() AS corrections, uniqExact(account_id) AS accounts,
+       sum(credits_change) AS credits_change
+FROM corrections
+WHERE day BETWEEN {since:Date} AND {until:Date} AND NOT demo
+GROUP BY kind, reason, actor
+ORDER BY credits_change, kind, reason, actor
+LIMIT 1000
