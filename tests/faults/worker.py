@@ -20,6 +20,7 @@ import uvloop  # noqa: F401 - imported before the fork
 
 import adapters.copy
 import adapters.ledger
+import adapters.parked
 import consumers.app
 import consumers.warehouse  # noqa: F401 - imported before the fork
 from adapters import (
@@ -53,7 +54,7 @@ class Trap:
 
 def _set(trap: Trap) -> None:
     """Puts the trap where the stages reach their points, and before a batch takes its locks."""
-    for module in (adapters.ledger, adapters.copy):
+    for module in (adapters.ledger, adapters.copy, adapters.parked):
         assert hasattr(module, "reached")
         vars(module)["reached"] = trap.reached
     lock = adapters.ledger.BatchTransaction.lock_positions
