@@ -200,9 +200,7 @@ def compare(items: Sequence[Item], ratings: Sequence[Rated | Rejected]) -> Found
             line = _charged(item, item.row, rating)
             tally.old_micro += line.old_micro
             tally.new_micro += line.new_micro
-            if line.verdict is Verdict.CHANGED or (
-                line.verdict is Verdict.VOIDED and item.row["rated_micro"]
-            ):
+            if line.verdict is Verdict.CHANGED and isinstance(rating, Rated):
                 found.changes.append(_change(item, item.row, rating))
         _count(tally, line.verdict)
         found.lines.append(line)
@@ -219,8 +217,7 @@ def _count(tally: Tally, verdict: Verdict) -> None:
 def _charged(item: Item, row: Row, rating: Rated | Rejected) -> Line:
     old_version, old_micro = row["price_version"], row["amount_micro"]
     if row["voided"]:
-        # What remains of a counted price on a voided charge goes to those that still count.
-        return _line(item, old_version, old_version, old_micro, 0, Verdict.VOIDED)
+        return _line(item, old_version, old_version, old_micro, old_micro, Verdict.VOIDED)
     if isinstance(rating, Rejected):
         return _line(item, old_version, 0, old_micro, old_micro, Verdict.UNPRICED)
     same = rating.rated_micro == row["rated_micro"] and (
@@ -249,13 +246,16 @@ def _line(
     )  # fmt: skip
 
 
-def _change(item: Item, row: Row, rating: Rated | Rejected) -> Change:
-    voided: bool = row["voided"]
-    if voided:
-        rating = Rated(0, row["price_version"], row["rule"], row["counter"])
-    assert isinstance(rating, Rated)
+def _change(item: Item, row: Row, rated: Rated) -> Change:
+    event = item.event
     return Change(
-        item.event.subject, item.event.id, Kind.RERATE, voided, item.event, rating, row["sequence"]
+        account_id=event.subject,
+        event_id=event.id,
+        kind=Kind.RERATE,
+        voided=False,
+        event=event,
+        rated=rated,
+        based_on=row["sequence"],
     )
 
 
