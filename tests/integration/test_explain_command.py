@@ -95,6 +95,26 @@ async def test_a_corrected_charge_is_explained_as_it_stands(
     assert "the charge was voided: it counts for nothing" in shown
 
 
+async def test_a_corrected_counted_charge_says_what_it_holds_besides(
+    settings: Settings, environment: dict[str, str]
+) -> None:
+    async with desk(settings) as bench:
+        await bench.open()
+        await _with_counted_actions(bench)
+        await bench.apply(_work("first", 8), _work("across", 7))
+        await amend(bench.connection, request("first"), {"quantity": 4})
+        total = "SELECT sum(rated_micro) FROM ("
+        total += "SELECT rated_micro FROM charge WHERE event_id = 'across' UNION ALL "
+        total += "SELECT rated_micro FROM charge_correction) AS standing"
+        # 11 units are left of 15: 10 x 1 + 1 x 0.5
+        assert await bench.value(total) == 10_500_000
+    told = await report(environment, "explain", "first")
+    # its 4 units after 7 are worth 3 + 0.5; the rest is what the 7 cost more since they come first
+    assert told["explanation"]["rated_micro"] == 3_500_000
+    assert (told["rated_micro"], told["equal"]) == (6_000_000, False)
+    assert "other events of the month" in told["remark"]
+
+
 async def test_a_ledger_that_says_something_else_is_told(
     settings: Settings, environment: dict[str, str]
 ) -> None:
