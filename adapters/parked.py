@@ -22,7 +22,7 @@ from schemas.events import Rejected, TimeWindow
 
 SQL = load("parked")
 LETTERS_MAX = 200  # of one transaction, which stays open until the broker has acked them
-_LOCK = 7_201_002
+_LOCK = 7_201_003
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 
