@@ -158,7 +158,11 @@ def _whole(
     said = document.get("catalog")
     if said is None and base is not None:
         catalog = base["catalog"]
-        return {**document, "catalog": catalog}, f"{catalog['source']}, kept from {version}", []
+        return (
+            {**document, "catalog": catalog},
+            f"{catalog['source']}, kept from version {version}",
+            [],
+        )
     if said is None:
         raise Failure(
             "no version is in force whose catalog could be kept: say catalog: genai-prices"

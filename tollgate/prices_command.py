@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -56,10 +56,9 @@ def validate(file: File, as_json: Json = False) -> None:
     if as_json:
         print_json(report)
     else:
-        say(
-            f"{file} is a price book: {report['actions']} actions, {report['models']} models of its"
-            f" own, catalog {report['catalog']}"
-        )
+        actions = prices_shown.counted(report["actions"], "action")
+        models = prices_shown.counted(report["models"], "model")
+        say(f"{file} is a price book: {actions}, {models} of its own; catalog: {report['catalog']}")
 
 
 def diff(
@@ -185,7 +184,7 @@ def _read(file: Path) -> "BookFile":
     return found
 
 
-def _judged(found: "BookFile") -> dict[str, object]:
+def _judged(found: "BookFile") -> dict[str, Any]:
     from datetime import UTC
 
     from adapters.price_store import installed_catalog

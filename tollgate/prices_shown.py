@@ -43,7 +43,8 @@ def changes(proposal: "Proposal", *, as_json: bool) -> None:
     _say_changes(proposal)
     against = "no version" if proposal.against is None else f"version {proposal.against}"
     if proposal.changes:
-        say(f"{len(proposal.changes)} changes against {against}; catalog: {proposal.catalog}")
+        found = counted(len(proposal.changes), "change")
+        say(f"{found} against {against}; catalog: {proposal.catalog}")
     else:
         say(f"nothing changes against {against}")
 
@@ -206,7 +207,8 @@ def _say_correction(done: Outcome) -> None:
 
     proposal = done.proposal
     until = proposal.until or datetime.now(UTC).replace(microsecond=0)
-    say(f"no charge was changed; {done.charges:,} charges lie in that time. To look at them:")
+    found = counted(done.charges or 0, "charge")
+    say(f"no charge was changed; in that time: {found}. What it would change:")
     begin, end = (
         moment.strftime("%Y-%m-%dT%H:%M:%SZ") for moment in (proposal.effective_from, until)
     )
@@ -229,9 +231,14 @@ def _say_left_out(left_out: dict[str, Any]) -> None:
     say(f"without any price, so unpriced: {_few(left_out['unpriced'])}")
 
 
+def counted(number: int, thing: str) -> str:
+    """A number with its thing, in the plural where there is not one of it."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def _few(names: list[str]) -> str:
     more = f" and {len(names) - _NAMES_MAX} more" if len(names) > _NAMES_MAX else ""
-    return f"{len(names)} models ({', '.join(names[:_NAMES_MAX])}{more})"
+    return f"{counted(len(names), 'model')} ({', '.join(names[:_NAMES_MAX])}{more})"
 
 
 def _stretch(start: datetime, until: datetime | None) -> str:

@@ -167,7 +167,7 @@ async def test_a_document_without_a_catalog_keeps_the_one_it_follows(
         del bare["catalog"]
         proposal = await propose(connection, bare, start)
         assert proposal.document["catalog"]["source"] == source
-        assert f"{source}, kept from" in proposal.catalog
+        assert f"{source}, kept from version" in proposal.catalog
     installed = {**bare, "catalog": "genai-prices"}
     proposal = await propose(connection, installed, LATER)
     assert proposal.document["catalog"] == CATALOG

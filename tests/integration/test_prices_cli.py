@@ -113,7 +113,7 @@ async def test_the_past_needs_to_be_called_a_correction_and_ends_where_the_next_
         await connection.close()
     begin, end = f"{PAST} 00:00:00 UTC", f"{TOMORROW} 00:00:00 UTC"
     assert done[-3].startswith(f"version 3 holds from {begin} until {end}; catalog:")
-    assert done[-2] == "no charge was changed; 2 charges lie in that time. To look at them:"
+    assert done[-2] == "no charge was changed; in that time: 2 charges. What it would change:"
     assert done[-1] == f"  tollgate rerate --from {PAST}T00:00:00Z --to {TOMORROW}T00:00:00Z"
     listed = await report(environment, "prices", "list")
     assert [(each["version"], each["until"][:10]) for each in listed if each["until"]] == [
@@ -174,7 +174,7 @@ async def test_a_wrong_file_is_one_line_with_its_place_and_publishes_nothing(
 async def test_validate_needs_no_server(book: Path, environment: dict[str, str]) -> None:
     nowhere = environment | {"TOLLGATE_POSTGRES": "postgresql://127.0.0.1:9/nothing"}
     (line,) = _said(await run_tollgate(nowhere, "prices", "validate", str(book)))
-    assert line.startswith(f"{book} is a price book: 12 actions, 1 models of its own")
+    assert line.startswith(f"{book} is a price book: 12 actions, 1 model of its own")
 
 
 async def test_a_version_can_be_looked_at(environment: dict[str, str]) -> None:
@@ -222,7 +222,7 @@ async def test_an_import_keeps_what_is_retired_and_what_the_operator_says(
     assert (
         "openai/gpt-4o, from 2026-10-14: output 9 -> 10 dollars a million tokens (+11.11 %)" in dry
     )
-    assert "kept, though the snapshot no longer has them: 1 models (openai/old-1)" in dry
+    assert "kept, though the snapshot no longer has them: 1 model (openai/old-1)" in dry
     assert dry[-1].startswith("nothing was published")
     assert (await _history(settings)).latest_version == 2
     _said(await run_tollgate(environment, "prices", "import", *start))

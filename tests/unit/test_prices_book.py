@@ -99,10 +99,39 @@ def test_a_document_that_cannot_be_used_names_the_place(
     assert complaint in str(refused.value)
 
 
-def test_the_documents_example_is_a_book_with_the_figures_it_gives() -> None:
-    text = (CORE.parent / "docs" / "pricing.md").read_text(encoding="utf-8")
-    example = json.loads(text.split("```json\n")[1].split("```")[0])
-    prices = PriceHistory([parse_book(example, version=1, effective_from=EPOCH)])
+# As the first release stored it: versions are never edited, so it must mean the same for ever.
+STORED = """
+{
+  "credits_per_usd": "1",
+  "power_levels": {"eco": "0.5", "balanced": "1.0", "precision": "2.0"},
+  "tiers": {"free": "1.5", "pro": "1.0"},
+  "own_key_share": "0.05",
+  "flat": {"tokens_per_credit": "200", "models": ["acme/small"]},
+  "actions": {
+    "scheduled_task": {"credits": "0.0005"},
+    "bulk_operation": {"credits": "0.005", "multipliers": ["tier"]},
+    "health_check": {"credits": "0", "free": true}
+  },
+  "models": {
+    "acme/large": {
+      "aliases": ["large-latest"],
+      "prices": [
+        {"usd_per_mtok": {"input": "3", "cache_read": "0.3", "output": "15"}},
+        {
+          "from": "2026-06-01",
+          "usd_per_mtok": {"input": "2", "cache_read": "0.2", "output": "10"},
+          "above_input_tokens": [{"tokens": 200000, "usd_per_mtok": {"input": "4", "output": "15"}}]
+        }
+      ]
+    }
+  },
+  "catalog": {"source": "none", "providers": []}
+}
+"""
+
+
+def test_a_document_of_the_first_release_has_the_prices_that_it_had() -> None:
+    prices = PriceHistory([parse_book(json.loads(STORED), version=1, effective_from=EPOCH)])
     events = [
         (usage("large-latest", input=1000, cache_read=800), 400 + 160),
         (usage("acme/large", input=200_001), 800_004),
