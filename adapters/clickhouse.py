@@ -4,6 +4,7 @@ The client is synchronous: the command line uses it as it is, a stage calls it i
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib.resources import files
@@ -16,6 +17,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, Error
 from adapters.failures import Failure
 from adapters.queries import load
 from adapters.settings import Settings
+
+# Without a handler its errors would stand on stderr beside ours, which say the same.
+logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 SQL = load("copy", "clickhouse")
 MIGRATIONS = files("sql") / "clickhouse" / "migrations"
