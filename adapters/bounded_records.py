@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import cramjam
@@ -110,6 +111,9 @@ def _snappy_block(block: Any, room: int) -> bytes:
     return _into_room(cramjam.snappy.decompress_raw_into, block)
 
 
+_DECODERS = (zstd_decode, lz4_decode, gzip_decode, snappy_decode)
+
+
 class BoundedPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     """aiokafka's reader of fetched batches; a bomb's offsets come as records without value."""
 
@@ -193,6 +197,22 @@ def install(value_bytes_max: int = VALUE_BYTES_MAX) -> None:
     A longer value than `value_bytes_max` is cut: by default what no usage event may have.
     """
     BoundedPartitionRecords.value_bytes_max = value_bytes_max
-    for decode in (zstd_decode, lz4_decode, gzip_decode, snappy_decode):
+    for decode in _DECODERS:
         setattr(default_records, decode.__name__, decode)
     fetcher.PartitionRecords = BoundedPartitionRecords
+
+
+@contextmanager
+def installed(value_bytes_max: int) -> Iterator[None]:
+    """The same while the block runs; then aiokafka is as it was before."""
+    names = [decode.__name__ for decode in _DECODERS]
+    decoders = {name: getattr(default_records, name) for name in names}
+    reader, maximum = fetcher.PartitionRecords, BoundedPartitionRecords.value_bytes_max
+    install(value_bytes_max)
+    try:
+        yield
+    finally:
+        for name, decode in decoders.items():
+            setattr(default_records, name, decode)
+        fetcher.PartitionRecords = reader
+        BoundedPartitionRecords.value_bytes_max = maximum

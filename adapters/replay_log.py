@@ -3,6 +3,7 @@
 The end is the topic's end when the stretch is planned, so a replay never reads what it sends.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -77,7 +78,13 @@ async def open_log(settings: Settings, value_bytes_max: int) -> AsyncIterator[AI
 
     Raises Failure when Kafka does not answer, also from within the block.
     """
-    bounded_records.install(value_bytes_max)
+    with bounded_records.installed(value_bytes_max):
+        async with _consumer(settings) as consumer:
+            yield consumer
+
+
+@asynccontextmanager
+async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka,
         client_id="tollgate-replay",
@@ -89,6 +96,8 @@ async def open_log(settings: Settings, value_bytes_max: int) -> AsyncIterator[AI
     )
     try:
         await consumer.start()
+        # A task of start() that never ran would cancel stop(): nothing may be left to read.
+        await asyncio.sleep(0)
         yield consumer
     except KafkaError as error:
         raise unreachable(settings, error) from None

@@ -1,5 +1,6 @@
 """Bounded decompression: aiokafka's own below the bound; above it, every offset still comes."""
 
+import contextlib
 import gzip
 import hashlib
 import struct
@@ -248,3 +249,16 @@ def test_a_fetch_ends_when_it_is_large_and_the_next_one_goes_on_there(
         fetches += 1
     assert found == list(range(count * records_of_a_batch))
     assert fetches == 5
+
+
+@pytest.mark.usefixtures("_installed")
+def test_bounds_for_a_while_leave_no_trace() -> None:
+    compiled.zstd_decode = unbounded.zstd_decode
+    reader = bounded_records.fetcher.PartitionRecords
+    with contextlib.suppress(ZeroDivisionError), bounded_records.installed(7):
+        assert compiled.zstd_decode is bounded_records.zstd_decode
+        assert bounded_records.BoundedPartitionRecords.value_bytes_max == 7
+        raise ZeroDivisionError
+    assert compiled.zstd_decode is unbounded.zstd_decode
+    assert bounded_records.fetcher.PartitionRecords is reader
+    assert bounded_records.BoundedPartitionRecords.value_bytes_max == VALUE_BYTES_MAX
