@@ -70,8 +70,9 @@ def _document(run: "Run") -> dict[str, Any]:
 
 
 def _print_groups(run: "Run", groups: "list[Group]", limit: int) -> None:
-    from tollgate.output import credits_text, print_table
+    from tollgate.output import credits_text, print_table, say
 
+    say(_title(run))
     rows = [
         (
             group.account_id,
@@ -89,11 +90,8 @@ def _print_groups(run: "Run", groups: "list[Group]", limit: int) -> None:
     print_table(
         ("account", "model or action", "day", "events", "changed", "old", "new", "difference"),
         rows,
-        title=_title(run),
     )
     if len(groups) == limit:
-        from tollgate.output import say
-
         say(f"The {limit} largest differences; --limit shows more, --json all.")
 
 
