@@ -312,7 +312,8 @@ ADVERSARIAL = {
 def test_64_kib_of_anything_take_5_ms_at_most(name: str) -> None:
     value = ADVERSARIAL[name]
     assert len(value) <= 65_536
-    best_ms = min(_decode_ms(value) for _ in range(10))
+    # A busy machine spoils the caches of a decode; it cannot make one faster than it is.
+    best_ms = min(_decode_ms(value) for _ in range(40))
     assert best_ms <= 5, best_ms
 
 
