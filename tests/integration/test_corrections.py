@@ -1,6 +1,5 @@
 """Voiding and amending single charges, on real PostgreSQL."""
 
-import json
 from datetime import timedelta
 
 import asyncpg
@@ -9,10 +8,9 @@ import pytest
 from adapters.accounts import GrantRequest, change_account, create_account, give
 from adapters.charges import amend, read_charge, void
 from adapters.failures import Failure
-from adapters.price_store import publish
 from adapters.settings import Settings
 from tests.batches import NOW, Desk, desk, usage
-from tests.corrected import ledger, request, wrong
+from tests.corrected import count_scans, ledger, request, scan, wrong
 
 WELCOME = 1_000_000_000
 GPT_4O = 3_750  # 1,000 input tokens on tier free
@@ -261,26 +259,13 @@ async def test_a_correction_is_never_changed(settings: Settings) -> None:
                 await bench.connection.execute(statement)
 
 
-async def _count_scans(bench: Desk) -> None:
-    """The default book with an action at 0.01 credits up to 10 units of a month, 0.005 above."""
-    document = json.loads(await bench.value("SELECT document FROM price_version"))
-    steps = [{"up_to": "10", "credits": "0.01"}, {"credits": "0.005"}]
-    document["actions"]["page_scan"] = {"charge": "graduated", "steps": steps}
-    start = NOW - timedelta(days=40)
-    await publish(bench.connection, document, start, "tests", correction=True)
-
-
-def _scan(event_id: str, quantity: int) -> dict[str, object]:
-    return usage(event_id, action="page_scan", quantity=quantity, model="", provider="", tokens={})
-
-
 async def test_a_counted_charge_gives_back_the_margin_and_the_month_stays_its_definition(
     settings: Settings,
 ) -> None:
     async with desk(settings) as bench:
         await bench.open()
-        await _count_scans(bench)
-        await bench.apply(_scan("s1", 10), _scan("s2", 10), usage("e1"))
+        await count_scans(bench)
+        await bench.apply(scan("s1", 10), scan("s2", 10), usage("e1"))
         assert await _balance(bench) == WELCOME - 150_000 - GPT_4O
         gone = await void(bench.connection, request("s1", key="k1"))
         # s2 is the month's first now: its 10 units cost 0.05 more.
@@ -298,7 +283,7 @@ async def test_a_counted_charge_gives_back_the_margin_and_the_month_stays_its_de
         counted = "SELECT units FROM usage_counter"
         assert await bench.value(counted) == 10
         # What follows is counted on from there: 12 more units are two above ten.
-        await bench.apply(_scan("s3", 12), first=3)
+        await bench.apply(scan("s3", 12), first=3)
         assert await bench.value("SELECT rated_micro FROM charge WHERE event_id = 's3'") == 60_000
         for event_id in ("s2", "s3"):
             await void(bench.connection, request(event_id))
@@ -310,9 +295,9 @@ async def test_a_counted_charge_gives_back_the_margin_and_the_month_stays_its_de
 async def test_usage_of_another_month_carries_nothing(settings: Settings) -> None:
     async with desk(settings) as bench:
         await bench.open()
-        await _count_scans(bench)
-        before = {**_scan("s0", 10), "time": (NOW - timedelta(days=31)).isoformat()}
-        await bench.apply(before, _scan("s1", 10))
+        await count_scans(bench)
+        before = {**scan("s0", 10), "time": (NOW - timedelta(days=31)).isoformat()}
+        await bench.apply(before, scan("s1", 10))
         answer = await void(bench.connection, request("s1"))
         assert (answer.amount_change_micro, answer.moved_micro) == (-100_000, 0)
         assert await wrong(bench) == []
@@ -321,8 +306,8 @@ async def test_usage_of_another_month_carries_nothing(settings: Settings) -> Non
 async def test_an_amendment_may_take_a_charge_out_of_its_counter(settings: Settings) -> None:
     async with desk(settings) as bench:
         await bench.open()
-        await _count_scans(bench)
-        await bench.apply(_scan("s1", 10), _scan("s2", 10))
+        await count_scans(bench)
+        await bench.apply(scan("s1", 10), scan("s2", 10))
         patch = {"action": "data_export", "quantity": 3}
         answer = await amend(bench.connection, request("s1"), patch)
         assert (answer.rated_micro, answer.moved_micro) == (30_000, 50_000)

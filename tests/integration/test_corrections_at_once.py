@@ -180,6 +180,38 @@ async def test_accounts_are_corrected_while_a_rater_charges_them(settings: Setti
         assert await wrong(bench) == []
 
 
+async def test_many_accounts_are_corrected_in_one_call_while_a_rater_charges_them(
+    settings: Settings,
+) -> None:
+    rounds, accounts = 12, 5
+    async with desk(settings) as bench:
+        await bench.open()
+        identities = [(f"a{n}", "first") for n in range(accounts)]
+        await bench.apply(*[usage("first", name) for name, _ in identities])
+        connection = await connect(settings, application_name="tests")
+
+        async def charge() -> None:
+            for turn in range(rounds):
+                values = [usage(f"e{turn}", name) for name, _ in identities]
+                await bench.apply(*values, first=accounts * (turn + 1))
+
+        async def correct() -> None:
+            for turn in range(rounds):
+                changes = await _changes(bench, identities, turn)
+                async with connection.transaction():
+                    await post(
+                        connection, changes[::-1], actor="tests", reason="r", run_id=turn + 1
+                    )
+
+        try:
+            await asyncio.gather(charge(), correct())
+        finally:
+            await connection.close()
+        balances = "SELECT array_agg(DISTINCT balance_micro) FROM account"
+        assert await bench.value(balances) == [WELCOME - rounds * GPT_4O - (rounds - 1)]
+        assert await wrong(bench) == []
+
+
 _CUT_OFF = """
 import asyncio, json, sys
 from adapters.corrections import Change, Kind, charges_in_force, post
