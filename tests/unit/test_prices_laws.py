@@ -197,6 +197,15 @@ def test_what_an_event_cannot_be_charged_by_is_listed_and_not_taken_as_zero() ->
             assert answer.reason is Reason.UNPRICED
 
 
+def test_seconds_of_a_model_that_is_priced_by_tokens_are_not_free() -> None:
+    nothing = rate(usage("gpt-4o"), REAL, PRO)
+    assert isinstance(nothing, Rated)
+    assert nothing.rated_micro == 0
+    answer = rate(usage("gpt-4o", quantity=60, unit="seconds"), REAL, PRO)
+    assert isinstance(answer, Rejected)
+    assert "the price is for tokens, and the event counts seconds" in answer.detail
+
+
 def _variant(when: dict[str, str], **prices: str) -> types.PriceVariant:
     figures = {key: Decimal(price) for key, price in prices.items()}
     return types.PriceVariant(when=when, prices=types.ModelPrice(**figures))
