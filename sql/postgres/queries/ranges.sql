@@ -83,34 +83,32 @@ LIMIT 1
 -- name: correction_page
 -- As credit_page, of corrections: up to the first one whose charge is not shipped, so that the copy
 -- never takes away from a day what it has yet to add. $1 tx_after, $2 id_after, $3 rows at most.
-WITH page AS MATERIALIZED (
-    SELECT tx, correction_id, account_id, event_id
-    FROM charge_correction
-    WHERE (tx, correction_id) > ($1::text::xid8, $2::bigint)
-      AND tx < pg_snapshot_xmin(pg_current_snapshot())
-    ORDER BY tx, correction_id
-    LIMIT $3
-), early AS (
-    SELECT page.tx, page.correction_id
-    FROM page
-    CROSS JOIN LATERAL (
+SELECT tx::text AS tx_to, correction_id AS id_to
+FROM (
+    SELECT page.tx, page.correction_id,
+           bool_and(charged."offset" IS NULL OR charged."offset" < coalesce(shipped.next_offset, 0))
+               OVER (ORDER BY page.tx, page.correction_id) AS charges_are_there
+    FROM (
+        SELECT tx, correction_id, account_id, event_id
+        FROM charge_correction
+        WHERE (tx, correction_id) > ($1::text::xid8, $2::bigint)
+          AND tx < pg_snapshot_xmin(pg_current_snapshot())
+        ORDER BY tx, correction_id
+        LIMIT $3
+    ) AS page
+    LEFT JOIN LATERAL (
         SELECT epoch, partition, "offset" FROM charge
         WHERE charge.account_id = page.account_id AND charge.event_id = page.event_id
         LIMIT 1
-    ) AS charged
+    ) AS charged ON true
     LEFT JOIN ship_position AS shipped
            ON shipped.stream = 'charge'
           AND shipped.generation
               = (SELECT value::integer FROM deployment WHERE name = 'clickhouse_generation')
           AND shipped.epoch = charged.epoch AND shipped.partition = charged.partition
-    WHERE charged."offset" >= coalesce(shipped.next_offset, 0)
-    ORDER BY page.tx, page.correction_id
-    LIMIT 1
-)
-SELECT page.tx::text AS tx_to, page.correction_id AS id_to
-FROM page LEFT JOIN early ON true
-WHERE early.tx IS NULL OR (page.tx, page.correction_id) < (early.tx, early.correction_id)
-ORDER BY page.tx DESC, page.correction_id DESC
+) AS checked
+WHERE charges_are_there
+ORDER BY tx DESC, correction_id DESC
 LIMIT 1
 
 -- name: transactions_went_back
