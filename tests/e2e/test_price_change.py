@@ -22,7 +22,7 @@ from tests.workers import Worker, wait_applied
 
 PER_SECOND = 10_000
 LATE = 2_000
-AHEAD_SECONDS = 3.0
+AHEAD_SECONDS = 4.0
 """How long before its start a version is published."""
 IN_FORCE_SECONDS = 1.0
 CORRECTED_SECONDS = 1.5

@@ -90,3 +90,12 @@ def test_two_stages_of_one_process_do_not_meet() -> None:
     one, other = Metrics("rater"), Metrics("warehouse")
     one.retried("OSError")
     assert b"OSError" not in other.text()
+
+
+def test_parked_letters_are_a_number_and_what_was_sent_again_adds_up() -> None:
+    metrics = Metrics("rater")
+    for waiting, requeued in ((250, 0), (50, 200), (0, 50)):
+        metrics.parked(waiting)
+        metrics.parked_requeued(requeued)
+    assert value(metrics, "tollgate_parked_letters") == 0
+    assert value(metrics, "tollgate_parked_requeued_total") == 250
