@@ -24,17 +24,23 @@ ACQUIRE_SECONDS_MAX = 10
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """How a stream's ranges are read. `page` finds the next one of a stream without offsets."""
+    """How a stream's ranges are read. `page` finds the next one of a stream without offsets.
+
+    `weight`: what a row costs to read, in charges. A range stays far below the statement timeout.
+    """
 
     months: str
     rows: str
     page: str | None = None
+    weight: int = 1
 
 
 STATEMENTS: Final[Mapping[Stream, Statements]] = {
     Stream.CHARGE: Statements(SQL.charge_months, SQL.charge_rows),
     Stream.CREDIT: Statements(SQL.credit_months, SQL.credit_rows, SQL.credit_page),
-    Stream.CORRECTION: Statements(SQL.correction_months, SQL.correction_rows, SQL.correction_page),
+    Stream.CORRECTION: Statements(
+        SQL.correction_months, SQL.correction_rows, SQL.correction_page, weight=4
+    ),
 }
 
 
@@ -155,9 +161,8 @@ class Ranges:
         self, connection: Connection, stream: Stream, generation: int
     ) -> Range | None:
         """The next range, its number and figures not yet known; None: nothing waits."""
-        page = STATEMENTS[stream].page
-        if page is not None:
-            return await self._next_page(connection, stream, page, generation)
+        if STATEMENTS[stream].page is not None:
+            return await self._next_page(connection, stream, generation)
         slices = next_slice(await self._extents(connection, generation), self._rows_max)
         if not slices:
             return None
@@ -178,12 +183,14 @@ class Ranges:
         )
 
     async def _next_page(
-        self, connection: Connection, stream: Stream, statement: str, generation: int
+        self, connection: Connection, stream: Stream, generation: int
     ) -> Range | None:
         """The next rows in the order (tx, id), of transactions that nothing can precede."""
         shipped = await connection.fetchrow(SQL.keyset_position, stream, generation)
         tx_after, id_after = ("0", 0) if shipped is None else shipped
-        page = await connection.fetchrow(statement, tx_after, id_after, self._rows_max)
+        how = STATEMENTS[stream]
+        rows_max = max(1, self._rows_max // how.weight)
+        page = await connection.fetchrow(how.page, tx_after, id_after, rows_max)
         if page is None:
             if await connection.fetchval(SQL.transactions_went_back):
                 raise Halt(

@@ -24,6 +24,7 @@ MONTH = datetime(2026, 11, 1, tzinfo=UTC)
 # What grows with usage: reading one of these as a whole is a batch that gets slower every day.
 GROWING = {
     "charge",
+    "charge_correction",
     "credit_grant",
     "grant_draw",
     "credit_transaction",
@@ -32,6 +33,20 @@ GROWING = {
 }
 
 _MORE = (
+    """INSERT INTO charge_correction (account_id, event_id, sequence, kind, voided, occurred_at,
+        price_version, rule, rated_micro, amount_micro, rated_change_micro, amount_change_micro,
+        tier, demo, action, provider, model, power_level, service_tier, input_tokens,
+        cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, other_meters,
+        quantity, own_key, billed_currency, billed_pico, counter, counter_units, counter_before,
+        actor, reason, tx)
+    SELECT account_id, event_id, 1, 'amend', false, occurred_at, price_version, rule, rated_micro,
+           amount_micro, 0, 0, tier, demo, action, provider, model, power_level, service_tier,
+           input_tokens + 1, cache_read_tokens, cache_write_tokens, output_tokens,
+           reasoning_tokens, other_meters, quantity, own_key, billed_currency, billed_pico, counter,
+           counter_units, counter_before, 'tests', 'planted',
+           (row_number() OVER (ORDER BY "offset") / 10 + 1)::text::xid8
+    FROM charge
+    WHERE "offset" < 2500""",
     """INSERT INTO credit_grant (account_id, source, granted_by, amount_micro, remaining_micro,
                                  spent)
     SELECT 'account ' || n % 2000, 'top_up', 'tests', 1000, CASE WHEN n < 4000 THEN 1000 ELSE 0 END,
@@ -140,6 +155,11 @@ def _cases() -> Iterator[Case]:
     page = ("4900", 49_000, "5000", 50_000)
     yield _case("ranges.credit_months", page, credit_transaction_horizon=HORIZON)
     yield _case("ranges.credit_rows", (*page, 1, MONTH), credit_transaction_horizon=HORIZON)
+    beside_charges = {"charge_correction_horizon": ("tx", "correction_id"), "charge_pkey": CLAIM}
+    yield _case("ranges.correction_page", ("1500", 7_500, 1_000), **beside_charges)
+    page = ("1900", 19_000, "2000", 20_000)
+    yield _case("ranges.correction_months", page, charge_correction_horizon=("tx", "correction_id"))
+    yield _case("ranges.correction_rows", (*page, 1, MONTH), **beside_charges)
     yield _case("dead_letters.read_unpublished", (200,), dead_letter_unpublished=())
     yield _case("lag.count_unpublished", (), dead_letter_unpublished=())
     one = ("dead_letter_id",)
