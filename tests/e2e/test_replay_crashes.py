@@ -13,7 +13,7 @@ from typing import Any
 from adapters.settings import Settings
 from tests.batches import desk, usage
 from tests.commands import report, run_tollgate
-from tests.replayed import Sent, apply_all, read, send
+from tests.replayed import Sent, apply_all, read
 from tests.workers import Worker, publish, wait_applied
 
 RECORDS = 6_000
@@ -31,11 +31,12 @@ def started(environment: Mapping[str, str], *options: str) -> "subprocess.Popen[
     )
 
 
-def in_the_middle(path: Path) -> dict[str, Any]:
+def in_the_middle(path: Path, replaying: "subprocess.Popen[bytes] | None" = None) -> dict[str, Any]:
     """Until the state says that something was sent; returns the state."""
     began = time.monotonic()
     while True:
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 120
+        assert replaying is None or replaying.poll() is None, replaying.communicate()
         state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         if state and state["tally"]["sent"]:
             return state
@@ -61,7 +62,7 @@ async def test_killed_in_the_middle_it_goes_on_and_every_event_is_charged_once(
                 partition,
             )
         first = started(environment, *options)
-        kept = await asyncio.to_thread(in_the_middle, path)
+        kept = await asyncio.to_thread(in_the_middle, path, first)
         first.send_signal(signal.SIGKILL)
         first.communicate()
         assert 0 < kept["tally"]["sent"] < RECORDS
@@ -85,20 +86,22 @@ async def test_killed_in_the_middle_it_goes_on_and_every_event_is_charged_once(
 
 
 async def test_it_holds_the_rate_and_tells_where_it_stopped(
-    settings: Settings, topics: dict[str, str], environment: dict[str, str]
+    settings: Settings, topics: dict[str, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
+    path = tmp_path / "replay.json"
     async with desk(settings) as at:
-        await send(settings, at.topic, [Sent(value(0), b"acct-0")] * 300)
+        await publish(settings, at.topic, [Sent(value(0), b"acct-0")] * RECORDS)
         await apply_all(at)
-        options = ("--everything", "--rate", "100")
-        slow = started(environment, *options)
-        await asyncio.sleep(2.5)
+        began = time.monotonic()
+        slow = started(environment, "--everything", "--rate", "100", "--state", str(path))
+        await asyncio.to_thread(in_the_middle, path, slow)
+        await asyncio.sleep(2)
         slow.send_signal(signal.SIGINT)
         _, said = await asyncio.to_thread(slow.communicate)
         assert slow.returncode == 130
-        sent = sum(len(run) for run in (await read(settings, at.topic)).values()) - 300
-        assert 0 < sent < 280
-        assert "The same command goes on from the beginning" in said.decode()
+        sent = sum(len(run) for run in (await read(settings, at.topic)).values()) - RECORDS
+        assert 0 < sent <= 100 * (time.monotonic() - began)
+        assert "The same command goes on from there" in said.decode()
         assert len(said.decode().strip().splitlines()) == 1
 
 
