@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 
 from core.fixed_point import scaled
 from core.prices import PriceHistory
-from core.rating import BILLED_DECIMALS, AccountFacts, Counting, Rated, priced_as, rate
+from core.rating import BILLED_DECIMALS, AccountFacts, Counting, Rated, rate
 from core.recorded import RARE_KINDS
 from schemas.events import (
     Reason,
@@ -24,6 +24,7 @@ from schemas.events import (
     decode,
     payload_hash,
 )
+from schemas.usage import priced_as
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)

@@ -31,7 +31,7 @@ from core.counted import CountedRule, Volume
 from core.fixed_point import rounded_half_even, scaled
 from core.multipliers import FACTOR_ONE
 from schemas.reasons import Reason, Rejected
-from schemas.usage import ServiceTier
+from schemas.usage import ServiceTier, priced_as
 
 if TYPE_CHECKING:
     from datetime import date
@@ -200,13 +200,6 @@ def rule_for(book: PriceBook, data: UsageData) -> Rule | Refusal:
 def shares_own_key(rule: Rule) -> bool:
     """Whether the rule prices what a provider does, so that the account's own key pays for it."""
     return not isinstance(rule, UnitRule) and (not isinstance(rule, CountedRule) or rule.of_tokens)
-
-
-def priced_as(data: UsageData) -> str:
-    """What an event is about, for people: provider/model, or the action when there is no model."""
-    if not data.model:
-        return data.action
-    return f"{data.provider}/{data.model}" if data.provider else data.model
 
 
 def named(refusal: Refusal, rule: str, book: PriceBook) -> Refusal:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from schemas.reasons import Reason, Rejected
-from schemas.usage import EVENT_TYPE, UsageEvent
+from schemas.usage import EVENT_TYPE, UsageEvent, priced_as
 
 VALUE_BYTES_MAX: Final = 65_536
 _DAY_MS = 86_400_000
@@ -59,7 +59,7 @@ def decode(
         return Rejected(Reason.BAD_JSON, "NaN and Infinity are not JSON", _known(key))
     if key is None or key != event.subject.encode():
         detail = "the record has no key" if key is None else "the key is not the subject"
-        return Rejected(Reason.KEY_MISMATCH, detail, event.subject, event.id)
+        return _refused(event, Reason.KEY_MISMATCH, detail)
     return _within(event, appended_at_ms, window)
 
 
@@ -71,13 +71,17 @@ def _within(event: UsageEvent, appended_at_ms: int, window: TimeWindow) -> Usage
     )
     if behind_us > window.age_ms_max * 1000:
         detail = f"{behind_us // 1_000_000} s before the append, over {window.age_ms_max // 1000} s"
-        return Rejected(Reason.TOO_OLD, detail, event.subject, event.id)
+        return _refused(event, Reason.TOO_OLD, detail)
     if -behind_us > window.ahead_ms_max * 1000:
         detail = (
             f"{-behind_us // 1_000_000} s after the append, over {window.ahead_ms_max // 1000} s"
         )
-        return Rejected(Reason.FUTURE_TIME, detail, event.subject, event.id)
+        return _refused(event, Reason.FUTURE_TIME, detail)
     return event
+
+
+def _refused(event: UsageEvent, reason: Reason, detail: str) -> Rejected:
+    return Rejected(reason, detail, event.subject, event.id, priced_as(event.data))
 
 
 def _explain(error: ValidationError, value: bytes, key: bytes | None) -> Rejected:

@@ -168,3 +168,10 @@ class UsageEvent:
     subject: Identifier
     time: Time
     data: UsageData
+
+
+def priced_as(data: UsageData) -> str:
+    """What an event is about, for people: provider/model, or the action when there is no model."""
+    if not data.model:
+        return data.action
+    return f"{data.provider}/{data.model}" if data.provider else data.model

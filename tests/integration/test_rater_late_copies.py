@@ -100,7 +100,7 @@ async def test_a_letter_knows_its_model_and_the_version_that_failed(settings: Se
             'SELECT reason, model, tried_version FROM dead_letter ORDER BY "offset"'
         )
         assert [tuple(row) for row in rows] == [
-            ("too_old", None, 0),
+            ("too_old", "brand_new", 0),
             ("unpriced", "acme/new-1", 1),
             ("bad_json", None, 0),
             ("unpriced", "acme/new-1", 1),
