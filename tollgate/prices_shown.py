@@ -113,7 +113,8 @@ def as_file(found: "Version", document: dict[str, Any]) -> None:
     """The document as YAML on stdout, without its catalog: published as it is, that one is kept."""
     from adapters.book_file import text_of
 
-    own = {name: document[name] for name in _SECTIONS if name in document}
+    names = [*(name for name in _SECTIONS if name in document), *document]
+    own = {name: document[name] for name in dict.fromkeys(names) if name != "catalog"}
     comment = (
         f"Price version {found.version}, {_stretch(found.effective_from, found.until)}.\n"
         f"Its catalog ({found.catalog}) is left out: a file without one keeps the catalog of the\n"
