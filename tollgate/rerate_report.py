@@ -23,7 +23,7 @@ def print_report(settings: "Settings", run: "Run", limit: int, *, as_json: bool)
         rows = (group._asdict() for group in chain(first, groups))
         print_json_rows({"run": _document(run)}, "groups", rows)
         return
-    _print_groups(run, list(_groups(settings, run, limit)), limit)
+    _print_groups(run, list(_groups(settings, run, limit + 1)), limit)
     _print_sum(run)
 
 
@@ -84,14 +84,16 @@ def _print_groups(run: "Run", groups: "list[Group]", limit: int) -> None:
             credits_text(group.new_micro),
             credits_text(group.difference_micro),
         )
-        for group in groups
-        if group.events != group.unpriced + group.uncharged or group.difference_micro
+        for group in groups[:limit]
+        if group.changed
     ]
+    if not rows:
+        return
     print_table(
         ("account", "model or action", "day", "events", "changed", "old", "new", "difference"),
         rows,
     )
-    if len(groups) == limit:
+    if len(groups) > limit and groups[limit].changed:
         say(f"The {limit} largest differences; --limit shows more, --json all.")
 
 
