@@ -19,7 +19,7 @@ from schemas.reasons import Reason
 from schemas.topics import ALL
 from tollgate.cli import build_app
 
-PACKAGES = ("schemas", "core", "adapters", "consumers", "producers", "stack", "tollgate")
+PACKAGES = ("schemas", "core", "adapters", "consumers", "producers", "api", "stack", "tollgate")
 FOLDER = Path(__file__).parent
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _DAY_MS = 86_400_000

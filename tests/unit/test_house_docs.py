@@ -222,7 +222,7 @@ def test_the_lock_is_the_one_of_the_project() -> None:
 def test_every_dependency_is_used() -> None:
     project = (ROOT / "pyproject.toml").read_text().partition("[dependency-groups]")[0]
     names = re.findall(r'^    "([\w-]+)(?:\[\w+\])?==', project, re.MULTILINE)
-    module = {"pyyaml": "yaml"}
+    module = {"pyjwt": "jwt", "pyyaml": "yaml"}
     sources = "".join(
         path.read_text(encoding="utf-8")
         for package in tables.PACKAGES
