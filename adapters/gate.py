@@ -6,11 +6,10 @@ Every change takes an idempotency key: the same request again gets the first rep
 that key raises `KeyConflict`.
 """
 
-import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from asyncpg import Record
 
@@ -18,19 +17,13 @@ from adapters.gate_account import LockedAccount, Spending, funds_of, lock
 from adapters.gate_outcomes import Closed, Deducted, Denied, Held, Outcome, from_text, to_text
 from adapters.gate_prices import PriceSource
 from adapters.idempotency import Key, once
-from adapters.postgres import TRANSIENT, Connection, Pool
+from adapters.patience import Patience
+from adapters.postgres import Connection, Pool
 from adapters.queries import load
 from core.holds import Denial, HoldState, Limits, may_go_on, may_hold, may_start
 
 SQL = load("gate")
 Kind = TypeVar("Kind", Held, Closed, Deducted)
-Result = TypeVar("Result")
-
-
-class Unavailable(Exception):  # noqa: N818 - an answer of the gate: it could not be established
-    """PostgreSQL did not answer in time. Whether a change was made is not known: ask again with the
-    same idempotency key.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +65,11 @@ class Gate:
         self._pool = pool
         self._rules = rules
         self._prices = PriceSource()
-        self._at_work: set[asyncio.Task[Any]] = set()
+        self._patience = Patience(rules.seconds_max)
 
     async def check(self, account_id: str, amount_micro: int) -> Answer:
         """Whether work of that price may start now. Reserves nothing. Raises Unavailable."""
-        row = await self._in_time(self._read_funds(account_id))
+        row = await self._patience.within(self._read_funds(account_id))
         if row is None:
             return Answer(sufficient=False, denial=Denial.UNKNOWN_ACCOUNT, available_micro=0)
         funds = funds_of(row, row["over_micro"], 0)
@@ -225,32 +218,8 @@ class Gate:
                 return to_text(Denied(Denial.UNKNOWN_ACCOUNT))
             return to_text(await decide(account))
 
-        reply = await self._in_time(once(self._pool, key, work))
+        reply = await self._patience.within(once(self._pool, key, work))
         return from_text(reply.text)
-
-    async def _in_time(self, work: Coroutine[None, None, Result]) -> Result:
-        """Nobody waits longer than `seconds_max`: what takes longer is not established.
-
-        The work has a task of its own, because giving a connection up waits for the server too,
-        and a server that is frozen would keep the caller waiting for seconds.
-        """
-        task = asyncio.create_task(work)
-        self._at_work.add(task)
-        task.add_done_callback(self._ended)
-        done, _ = await asyncio.wait({task}, timeout=self._rules.seconds_max)
-        if not done:
-            task.cancel()
-            raise Unavailable(f"no answer from PostgreSQL within {self._rules.seconds_max} s")
-        try:
-            return task.result()
-        except TRANSIENT as error:
-            raise Unavailable(f"{type(error).__name__}: {error}"[:300]) from error
-
-    def _ended(self, task: "asyncio.Task[Any]") -> None:
-        """Nobody may ask any more for what it raised; whoever does has it from the task."""
-        self._at_work.discard(task)
-        if not task.cancelled():
-            task.exception()
 
 
 def _one_of(kind: type[Kind], outcome: Outcome) -> Kind | Denied:

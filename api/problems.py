@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from adapters.failures import Failure
-from adapters.gate import Unavailable
 from adapters.idempotency import KeyConflict
+from adapters.patience import Unavailable
 from core.holds import Denial
 
 MEDIA_TYPE = "application/problem+json"

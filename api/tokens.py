@@ -5,7 +5,7 @@ import asyncio
 import jwt
 from jwt import PyJWK, PyJWKClient
 
-from adapters.gate import Unavailable
+from adapters.patience import Unavailable
 from adapters.settings import Settings
 from api.callers import Caller, Role
 

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from adapters.gate import Gate, HoldRequest, Unavailable
+from adapters.gate import Gate, HoldRequest
+from adapters.patience import Unavailable
 from adapters.postgres import connect
 from adapters.settings import Settings
 from tests.gates import CREDIT, account, gate
