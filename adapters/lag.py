@@ -46,7 +46,9 @@ class Lag:
     partitions: tuple[PartitionLag, ...]
     charges: StreamLag
     credit_transactions: StreamLag
+    corrections: StreamLag
     dead_letters_unpublished: int
+    parked: int
 
     @property
     def records(self) -> int:
@@ -82,11 +84,15 @@ async def read_lag(connection: Connection, settings: Settings) -> Lag:
         )
     charges = await connection.fetchrow(SQL.count_unshipped, topic)
     credit_rows = await connection.fetchrow(SQL.count_unshipped_credits)
+    corrections = await connection.fetchrow(SQL.count_unshipped_corrections)
     unpublished = await connection.fetchval(SQL.count_unpublished)
+    parked = await connection.fetchval(SQL.count_parked)
     return Lag(
         topic,
         tuple(partitions),
         StreamLag(**dict(charges or {})),
         StreamLag(**dict(credit_rows or {})),
+        StreamLag(**dict(corrections or {})),
         unpublished,
+        parked,
     )

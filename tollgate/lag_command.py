@@ -60,6 +60,8 @@ def _print(found: "Lag") -> None:
     say(f"rater       {found.records:,} records wait")
     say(f"warehouse   {_waiting(found.charges, 'charges')}")
     say(f"            {_waiting(found.credit_transactions, 'credit transactions')}")
+    say(f"            {_waiting(found.corrections, 'corrections')}")
+    say(f"prices      {found.parked:,} events wait for one")
     say(f"usage.dead  {found.dead_letters_unpublished:,} dead letters wait to be published")
 
 

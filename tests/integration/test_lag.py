@@ -12,6 +12,7 @@ from adapters.postgres import connect
 from adapters.publishing import Outgoing, open_producer, send_all
 from adapters.settings import Settings
 from adapters.topics import ensure_topics, offsets
+from tests.batches import desk, usage
 from tests.commands import report, run_tollgate
 
 
@@ -83,7 +84,8 @@ async def test_lag_counts_what_clickhouse_lacks(
     assert found["charges"] == {"waiting": 0, "behind_seconds": 0.0}
     assert found["credit_transactions"]["waiting"] == 1
     assert found["credit_transactions"]["behind_seconds"] > 0
-    assert found["dead_letters_unpublished"] == 0
+    assert found["corrections"] == {"waiting": 0, "behind_seconds": 0.0}
+    assert (found["dead_letters_unpublished"], found["parked"]) == (0, 0)
     shown = await run_tollgate(environment, "lag")
     assert "1 credit transactions wait, the oldest for" in shown.stdout
 
@@ -162,3 +164,18 @@ async def test_lost_records_move_only_their_partition(
     assert starts[partition]["records_lost"] == 2
     assert starts[other]["finding"] == "continues"
     assert await connection.fetchval("SELECT count(DISTINCT epoch) FROM stream_position") == 1
+
+
+async def test_lag_counts_corrections_and_events_without_a_price(
+    settings: Settings, topics: dict[str, str], environment: dict[str, str]
+) -> None:
+    async with desk(settings) as rater:
+        await rater.open()
+        await rater.apply(usage("e1"), usage("e2", model="nobody-knows"))
+    await report(environment, "charge", "void", "acct", "e1", "--reason", "test")
+    found = await report(environment, "lag")
+    assert found["corrections"]["waiting"] == 1
+    assert found["parked"] == 1
+    shown = await run_tollgate(environment, "lag")
+    assert "1 corrections wait, the oldest for" in shown.stdout
+    assert "1 events wait for one" in shown.stdout

@@ -50,6 +50,23 @@ FROM credit_transaction
 WHERE (tx, transaction_id) > (coalesce((SELECT tx_after FROM shipped), '0'::xid8),
                               coalesce((SELECT id_after FROM shipped), 0))
 
+-- name: count_unshipped_corrections
+-- The same for corrections.
+WITH shipped AS (
+    SELECT tx_after, id_after FROM ship_position
+    WHERE stream = 'correction'
+      AND generation = (SELECT value::integer FROM deployment WHERE name = 'clickhouse_generation')
+)
+SELECT count(*) AS waiting,
+       coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS behind_seconds
+FROM charge_correction
+WHERE (tx, correction_id) > (coalesce((SELECT tx_after FROM shipped), '0'::xid8),
+                             coalesce((SELECT id_after FROM shipped), 0))
+
+-- name: count_parked
+-- Unpriced dead letters that wait for a price.
+SELECT count(*) FROM dead_letter WHERE reason = 'unpriced' AND requeued_at IS NULL
+
 -- name: count_unpublished
 -- Dead letters that usage.dead has not acknowledged.
 SELECT count(*) FROM dead_letter WHERE published_at IS NULL
