@@ -264,8 +264,7 @@ CREATE INDEX dead_letter_unpublished ON dead_letter (dead_letter_id) WHERE publi
 CREATE INDEX dead_letter_reason ON dead_letter (reason, dead_letter_id);
 -- Unpriced events wait for a version that prices them.
 CREATE INDEX dead_letter_parked ON dead_letter (tried_version, dead_letter_id) WHERE reason = 'unpriced' AND requeued_at IS NULL;
--- A letter sent again is as old as it was the first time.
-CREATE INDEX dead_letter_requeued ON dead_letter (payload_sha256) WHERE requeued_at IS NOT NULL;
+-- A copy of an event is as old as its first record.
 CREATE INDEX dead_letter_event ON dead_letter (event_id);
 
 -- A fixed slice of a stream on its way to ClickHouse: the intent, committed before the copy.
