@@ -259,13 +259,37 @@ async def test_charges_of_letters_that_waited_for_long_are_found_by_their_letter
         assert (found.tally.events, found.extent["late"]) == (2, [found.extent["last"] + 1])
 
 
-async def test_a_count_is_priced_from_its_months_beginning(settings: Settings) -> None:
-    """The month before: late events of it are charged now, and its count can be changed."""
-    graduated = {
-        "charge": "graduated",
-        "steps": [{"up_to": "10", "credits": "1"}, {"credits": "0.5"}],
-    }
-    cheaper = graduated | {"steps": [{"up_to": "4", "credits": "1"}, {"credits": "0.25"}]}
+GRADUATED = {
+    "charge": "graduated",
+    "steps": [{"up_to": "10", "credits": "1"}, {"credits": "0.5"}],
+}
+
+
+async def test_a_month_that_is_open_is_counted_as_it_was(settings: Settings) -> None:
+    """The rater counts in it meanwhile: another price is fine, another count is not."""
+    async with desk(settings) as bench:
+        await change_price(bench, actions={"counted": {"credits": "1"}})
+        await bench.open()
+        await bench.apply(usage("e1", action="counted", quantity=6, model="", tokens={}))
+        await change_price(bench, actions={"counted": GRADUATED})
+        stretch = {"since": NOW.replace(day=1, hour=0, minute=0, second=0)}
+        assert (await run(bench, **stretch)).tally.changed == 1
+        before = await bench.state()
+        with pytest.raises(Failure, match=f"in {NOW:%Y-%m}, which is not over"):
+            await run(bench, APPLY, **stretch)
+        assert await bench.state() == before
+
+
+async def test_a_count_is_priced_from_its_months_beginning(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The month before: late events of it are charged now, and its count can be changed.
+
+    Each event is a chunk of its own: the run keeps its counts between them.
+    """
+    monkeypatch.setattr(rerate, "APPLY_OFFSETS", 1)
+    monkeypatch.setattr(rerate, "WHAT_IF_OFFSETS", 1)
+    cheaper = GRADUATED | {"steps": [{"up_to": "4", "credits": "1"}, {"credits": "0.25"}]}
     month = NOW.replace(day=1, hour=0, minute=0, second=0)
     before = (month - DAY).replace(day=1)
     late = {"time": (month - timedelta(minutes=1)).isoformat()}
@@ -273,7 +297,7 @@ async def test_a_count_is_priced_from_its_months_beginning(settings: Settings) -
         usage(f"e{n}", action="counted", quantity=6, model="", tokens={}) | late for n in range(3)
     ]
     async with desk(settings) as bench:
-        await change_price(bench, NOW - 100 * DAY, actions={"counted": graduated})
+        await change_price(bench, NOW - 100 * DAY, actions={"counted": GRADUATED})
         await bench.open()
         await bench.apply(*events)
         assert await bench.value(BALANCE, "acct") == WELCOME - 14_000_000
