@@ -24,6 +24,7 @@ _SECRETS_IN_TEXT = (
     (re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s:/@]*:)\S*@"), r"\1" + _REDACTED + "@"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), r"\1 " + _REDACTED),
     (re.compile(r"(?i)\b(password|passwd|secret|token)=[^\s&]+"), r"\1=" + _REDACTED),
+    (re.compile(r"\b(tg_[0-9a-f]{16})_[0-9a-f]+"), r"\1_" + _REDACTED),
     (re.compile(r"\b(sk|pk|rk)-[A-Za-z0-9_-]{8,}"), r"\1-" + _REDACTED),
 )
 _LEVELS = {

@@ -11,6 +11,7 @@ from adapters.failures import Failure
 from adapters.gate import Gate, Rules
 from adapters.postgres import open_pool
 from adapters.settings import Settings
+from api.api_keys import KeyAuthenticator
 from api.problems import ProblemDocument, handle_problems
 from api.routes import gate, health
 from api.tokens import SYMMETRIC, TokenAuthenticator
@@ -46,6 +47,8 @@ def create_app(settings: Settings) -> FastAPI:
         async with open_pool(impatient, application_name="api", size=settings.api_pool) as pool:
             app.state.pool = pool
             app.state.gate = Gate(pool, _rules(settings))
+            keys = KeyAuthenticator(pool, settings.gate_seconds_max)
+            app.state.authenticators = [TokenAuthenticator(settings), keys]
             yield
 
     app = FastAPI(
@@ -59,7 +62,6 @@ def create_app(settings: Settings) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.settings = settings
-    app.state.authenticators = [TokenAuthenticator(settings)]
     handle_problems(app)
     for routes in (gate, health):
         app.include_router(routes.router)

@@ -1,6 +1,6 @@
 """Who calls, and what that caller may reach."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Protocol
 
@@ -9,6 +9,7 @@ from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 
 from api.problems import Kind, Problem, not_found
+from api.scopes import opens
 
 AccountId = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9_.:-]{1,128}$", examples=["acme"], description="the account")
@@ -25,12 +26,15 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller. `account_id` is set for users only: the one account they reach."""
+    """An authenticated caller. `account_id` is set for users only: the one account they reach.
+
+    `scopes` limit an API key to groups of routes; None: no limit beside the role's.
+    """
 
     subject: str
     role: Role
     account_id: str | None = None
-    scopes: frozenset[str] = field(default_factory=frozenset)
+    scopes: frozenset[str] | None = None
 
 
 class Authenticator(Protocol):
@@ -53,13 +57,18 @@ def _unauthenticated() -> Problem:
 async def current_caller(
     request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
-    """The caller of this request, asked of each authenticator in turn; 401 without one."""
+    """The caller of this request, asked of each authenticator in turn.
+
+    401 without one; 403 for an API key whose scopes do not open the route.
+    """
     if bearer is None:
         raise _unauthenticated()
     authenticators: list[Authenticator] = request.app.state.authenticators
     for authenticator in authenticators:
         caller = await authenticator.authenticate(bearer.credentials)
         if caller is not None:
+            if not opens(caller.scopes, request.scope["route"].tags):
+                raise Problem(403, Kind.FORBIDDEN, "The key has no scope for this")
             return caller
     raise _unauthenticated()
 

@@ -63,3 +63,11 @@ async def client(
     headers = {"Authorization": f"Bearer {token(subject, role, **claims)}"} if subject else {}
     async with httpx2.AsyncClient(base_url=address, headers=headers, timeout=20) as made:
         yield made
+
+
+@asynccontextmanager
+async def keyed(address: str, credential: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client with this credential, whatever it is."""
+    headers = {"Authorization": f"Bearer {credential}"}
+    async with httpx2.AsyncClient(base_url=address, headers=headers, timeout=20) as made:
+        yield made

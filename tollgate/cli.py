@@ -30,6 +30,7 @@ COMMANDS = (
     "tollgate.stream_command",
     "tollgate.account_command",
     "tollgate.grant_command",
+    "tollgate.api_key_command",
     "tollgate.charge_command",
     "tollgate.explain_command",
     "tollgate.calculate_cost_command",
