@@ -98,11 +98,65 @@ class Settings(BaseSettings):
         0.9, gt=0, le=10, description="what takes the gate longer is answered with 503"
     )
 
+    refresh_enabled: bool = Field(True, description="the refresh job gives allowances")
+    refresh_interval_seconds: int = Field(
+        3_600, ge=60, description="how often the clock asks for a refresh"
+    )
+    refresh_batch: int = Field(
+        1_000, ge=1, le=20_000, description="accounts refreshed in one transaction"
+    )
+    refresh_dry_run: bool = Field(
+        False, description="the refresh job reports what it would give and gives nothing"
+    )
+    refresh_tier_micro: dict[str, int] = Field(
+        {"free": 1_000_000_000, "pro": 20_000_000_000},
+        description="allowance of each tier in micro-credits, as JSON; a tier that is not named"
+        " gets none",
+    )
+    refresh_rollover_max_micro: int = Field(
+        0, ge=0, le=10**15, description="of an allowance's rest so much is kept; 0: it is replaced"
+    )
+    reconcile_interval_seconds: int = Field(
+        600, ge=10, description="how often the clock asks for a reconciliation"
+    )
+    reconcile_after_seconds: int = Field(
+        300, ge=0, le=86_400, description="an open hold is examined when it is untouched for longer"
+    )
+    expire_interval_seconds: int = Field(
+        3_600, ge=10, description="how often the clock asks to book expired grants"
+    )
+    audit_interval_seconds: int = Field(
+        3_600, ge=60, description="how often the clock asks for an audit"
+    )
+    purge_interval_seconds: int = Field(
+        86_400, ge=60, description="how often the clock asks for a purge"
+    )
+    idempotency_key_days: int = Field(
+        30, ge=1, le=3650, description="an idempotency key of the API is known for so long"
+    )
+    job_run_days: int = Field(
+        90, ge=8, le=3650, description="runs of jobs are kept so long, longer than their messages"
+    )
+
     api_host: str = Field("127.0.0.1", description="address of the HTTP API")
     api_port: int = Field(18_080, ge=0, le=65_535, description="port of the HTTP API")
     api_pool: int = Field(10, ge=2, le=200, description="PostgreSQL connections of one API process")
     api_body_bytes_max: int = Field(
         1_048_576, ge=1_024, description="larger request bodies are answered with 413"
+    )
+    balance_cache_seconds: float = Field(
+        60.0, ge=0, le=60, description="a balance that is only shown may be so old; 0: never"
+    )
+    ingest_events_max: int = Field(
+        1_000, ge=1, le=10_000, description="usage events of one request to the API"
+    )
+    ingest_waiting_bytes_max: int = Field(
+        33_554_432,
+        ge=65_536,
+        description="usage events that wait for Kafka's acknowledgement; more is answered with 429",
+    )
+    ingest_seconds_max: float = Field(
+        5.0, gt=0, le=60, description="wait for Kafka's acknowledgement of one request"
     )
     api_docs: bool = Field(False, description="serve /docs; /openapi.json is always there")
     jwt_secret: SecretStr = Field(
