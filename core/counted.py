@@ -2,10 +2,12 @@
 
 A counted price is a function C of all units of the month, and an event that moves the count from
 n to n + u costs C(n + u) - C(n). The differences telescope: however a month's usage is split into
-events, its sum is C of the total. With F the multipliers of the event and R the rounding, half to
-even, to whole micro-credits:
+events, its sum is C of the total. With F the multipliers of the event and R the rounding, half
+up, to whole micro-credits:
 
     charge = R(F x C(n + u)) - R(F x C(n))
+
+Half up and not half to even: so the difference of two of them is off by less than one, always.
 
 The unit of C here is 10**-PRICE_DECIMALS credits, divided by the rule's `per`.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 from typing import TYPE_CHECKING, assert_never
 
 from core.charge_models import (
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from schemas.usage import UsageEvent
 
 MULTIPLIER_ONE = 10**MULTIPLIER_DECIMALS
+
+
+_HALF = Fraction(1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ def explain(
     rated_micro = round(exact_micro)
     if isinstance(rule, CountedRule):
         before = rule.cost(rating.counter_before) * factor
-        rated_micro = round(before + exact_micro) - round(before)
+        rated_micro = floor(before + exact_micro + _HALF) - floor(before + _HALF)
     assert rated_micro == rating.rated_micro, "the explanation differs from the rating"
     return Explanation(
         price_version=book.version,

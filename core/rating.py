@@ -28,7 +28,7 @@ from core.charge_models import (
     other_unit,
 )
 from core.counted import CountedRule, Volume
-from core.fixed_point import rounded_half_even, scaled
+from core.fixed_point import rounded_half_even, rounded_half_up, scaled
 from core.multipliers import FACTOR_ONE
 from schemas.reasons import Reason, Rejected
 from schemas.usage import ServiceTier, priced_as
@@ -100,7 +100,7 @@ class Counting:
         after = before + self.units
         denominator = PRICE_DENOMINATOR * self.rule.per
         micro, micro_before = (
-            rounded_half_even(self.rule.cumulative(units) * MICRO * self.factor, denominator)
+            rounded_half_up(self.rule.cumulative(units) * MICRO * self.factor, denominator)
             for units in (after, before)
         )
         rated_micro = micro - micro_before

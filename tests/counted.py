@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from fractions import Fraction
+from math import floor
 from typing import Any
 
 import asyncpg
@@ -63,8 +64,8 @@ _DEFINITIONS: Mapping[str, Callable[[int], Fraction]] = {
 
 
 def month_micro(action: str, units: int) -> int:
-    """What a month of so many units costs in all; `round` is half to even."""
-    return round(_DEFINITIONS[action](units))
+    """What a month of so many units costs in all, rounded half up."""
+    return floor(_DEFINITIONS[action](units) + Fraction(1, 2))
 
 
 async def publish_counted(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
+from math import floor
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def definition_micro(action: str, units: int) -> int:
             credits_due = Fraction(-(-max(0, units - 3) // 7))
         case _:
             credits_due = Fraction(units, 300_000)
-    return round(credits_due * 10**6)
+    return floor(credits_due * 10**6 + Fraction(1, 2))
 
 
 class Month:
