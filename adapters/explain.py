@@ -9,7 +9,7 @@ from adapters.postgres import Connection
 from adapters.price_store import load_history
 from adapters.queries import load
 from core.explain import Explanation, explain
-from core.prices import PriceBook
+from core.prices import PriceBook, PriceHistory
 from core.rating import AccountFacts, Counting, rate_with
 from core.recorded import Row, facts_of, recorded_event
 from schemas.reasons import Reason, Rejected
@@ -111,14 +111,16 @@ async def cost(
     *,
     price_version: int | None = None,
     counted_units: int | None = None,
+    history: PriceHistory | None = None,
 ) -> Explanation | Rejected:
     """What the event would cost, by the code that charges; writes nothing.
 
     Under the version in force at the event's time, or a given one. `counted_units` is where a
-    month's counter is taken to stand; None: where the account's stands now.
+    month's counter is taken to stand; None: where the account's stands now. `history` is what was
+    published, for a caller that has it. Raises Failure when no version is in force then.
     """
     if price_version is None:
-        book = (await load_history(connection)).at(event.time)
+        book = (history or await load_history(connection)).at(event.time)
         if book is None:
             raise Failure(f"no price version is in force at {event.time.isoformat()}")
     else:

@@ -144,6 +144,51 @@ DRIFT = Metric(
     "findings",
     "differences that an audit found",
 )
+JOBS = Metric(
+    "tollgate_jobs",
+    Kind.COUNTER,
+    ("job", "outcome"),
+    "runs",
+    "job messages: asked by a clock, done, failed, repeated (done before), superseded, bad",
+)
+JOB_SECONDS = Metric(
+    "tollgate_job_seconds",
+    Kind.HISTOGRAM,
+    ("job",),
+    "seconds",
+    "one run of a job, from its message to its end",
+    (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0),
+)
+JOB_FIGURES = Metric(
+    "tollgate_job_figures",
+    Kind.COUNTER,
+    ("job", "figure"),
+    "as the figure says",
+    "what jobs did, by the figures that `tollgate jobs` shows; dry runs do not count",
+)
+
+API_REQUESTS = Metric(
+    "tollgate_api_requests",
+    Kind.COUNTER,
+    ("method", "route", "status"),
+    "requests",
+    "requests answered by the API, by its route and status",
+)
+API_SECONDS = Metric(
+    "tollgate_api_seconds",
+    Kind.HISTOGRAM,
+    ("route",),
+    "seconds",
+    "one request of the API, from its headers in hand to the end of its answer",
+    _SECONDS,
+)
+BALANCE_READS = Metric(
+    "tollgate_balance_reads",
+    Kind.COUNTER,
+    ("outcome",),
+    "reads",
+    "balances shown, by hit or miss of the cache; the hit rate is hit / (hit + miss)",
+)
 
 METRICS = (
     EVENTS,
@@ -164,6 +209,12 @@ METRICS = (
     SHIP_SECONDS,
     BEHIND,
     DRIFT,
+    API_REQUESTS,
+    API_SECONDS,
+    BALANCE_READS,
+    JOBS,
+    JOB_SECONDS,
+    JOB_FIGURES,
 )
 
 
@@ -255,6 +306,30 @@ class Metrics:
     def drift(self, check: str, findings: int) -> None:
         """What an audit found; stays until the next audit."""
         self._set(DRIFT, findings, check)
+
+    def job_ended(self, job: str, outcome: str) -> None:
+        """Counts one message of the scheduler; `job` is empty when it names none."""
+        self._count(JOBS, 1, job, outcome)
+        self._now(LAST_PROGRESS)
+
+    def job_ran(self, job: str, seconds: float) -> None:
+        """How long one run of a job took in this process."""
+        self._observe(JOB_SECONDS, seconds, job)
+
+    def job_did(self, job: str, figures: Mapping[str, int]) -> None:
+        """Adds the figures of a committed step; those below 1 say nothing."""
+        for figure, amount in figures.items():
+            if amount > 0:
+                self._count(JOB_FIGURES, amount, job, figure)
+
+    def request_answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts one request; `route` is the path with its placeholders, never a caller's text."""
+        self._count(API_REQUESTS, 1, method, route, str(status))
+        self._observe(API_SECONDS, seconds, route)
+
+    def balance_read(self, *, hit: bool) -> None:
+        """Counts one balance that was shown."""
+        self._count(BALANCE_READS, 1, "hit" if hit else "miss")
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""

@@ -3,7 +3,13 @@
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 MICRO = 1_000_000
 CREDITS_MAX = 10**9
@@ -61,9 +67,21 @@ ShownCredits = Annotated[
     PlainSerializer(shown, return_type=str),
     Field(json_schema_extra={"type": "string", "examples": ["12.5"]}),
 ]
+OptionalShownCredits = Annotated[
+    int | None,
+    PlainSerializer(lambda micro: None if micro is None else shown(micro), return_type=str | None),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}], "examples": ["100"]}),
+]
 # As the source documents show it: a JSON number. At most 15 digits, so it is the exact decimal.
 NumberCredits = Annotated[
     int,
     PlainSerializer(lambda micro: micro / MICRO, return_type=float),
     Field(json_schema_extra={"type": "number", "examples": [12.5]}),
+]
+OptionalNumberCredits = Annotated[
+    int | None,
+    PlainSerializer(
+        lambda micro: None if micro is None else micro / MICRO, return_type=float | None
+    ),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}], "examples": [100.0]}),
 ]

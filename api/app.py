@@ -7,20 +7,43 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from adapters.balance_cache import BalanceCache
 from adapters.failures import Failure
 from adapters.gate import Gate, Rules
+from adapters.gate_prices import PriceSource
+from adapters.metrics import Metrics
+from adapters.patience import Patience
 from adapters.postgres import open_pool
 from adapters.settings import Settings
 from api.api_keys import KeyAuthenticator
+from api.database import Database
+from api.measured import Measured
+from api.openapi import describe
 from api.problems import ProblemDocument, handle_problems
-from api.routes import gate, health
+from api.routes import (
+    accounts,
+    admin,
+    compat,
+    compat_camel,
+    coupons,
+    gate,
+    health,
+    me,
+    purchases,
+    sessions,
+)
 from api.tokens import SYMMETRIC, TokenAuthenticator
 from core.holds import Limits
 
 SECRET_BYTES_MIN = 32
+ROUTES = (
+    *(gate, sessions, me, accounts, purchases),
+    *(admin, coupons, health, compat, compat_camel),
+)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemDocument, "description": text}
     for status, text in (
+        (400, "The request can not be read"),
         (401, "No valid bearer token"),
         (402, "Not enough credits"),
         (403, "Not allowed"),
@@ -47,6 +70,13 @@ def create_app(settings: Settings) -> FastAPI:
         async with open_pool(impatient, application_name="api", size=settings.api_pool) as pool:
             app.state.pool = pool
             app.state.gate = Gate(pool, _rules(settings))
+            app.state.database = Database(
+                pool,
+                Patience(settings.gate_seconds_max),
+                BalanceCache(settings.balance_cache_seconds),
+                app.state.metrics,
+            )
+            app.state.dependencies = health.Dependencies(pool, settings)
             keys = KeyAuthenticator(pool, settings.gate_seconds_max)
             app.state.authenticators = [TokenAuthenticator(settings), keys]
             yield
@@ -62,9 +92,13 @@ def create_app(settings: Settings) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.settings = settings
+    app.state.metrics = Metrics("api")
+    app.state.prices = PriceSource()
     handle_problems(app)
-    for routes in (gate, health):
+    app.add_middleware(Measured, metrics=app.state.metrics)
+    for routes in ROUTES:
         app.include_router(routes.router)
+    describe(app)
     return app
 
 

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from adapters.failures import Failure
 from adapters.idempotency import KeyConflict
 from adapters.patience import Unavailable
+from adapters.postgres import POISON
 from core.holds import Denial
 
 MEDIA_TYPE = "application/problem+json"
@@ -57,6 +58,7 @@ class Problem(Exception):  # noqa: N818 - an answer, not an error of ours
         *,
         code: str = "",
         headers: dict[str, str] | None = None,
+        errors: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(title)
         self.status = status
@@ -65,6 +67,7 @@ class Problem(Exception):  # noqa: N818 - an answer, not an error of ours
         self.detail = detail
         self.code = code
         self.headers = headers
+        self.errors = errors
 
 
 _STATUS_OF_DENIAL = {
@@ -100,13 +103,12 @@ def handle_problems(app: FastAPI) -> None:
     async def _problem(_: Request, problem: Problem) -> Response:
         return _document(
             problem.status, problem.kind, problem.title, problem.detail, problem.code,
-            headers=problem.headers,
+            errors=problem.errors, headers=problem.headers,
         )  # fmt: skip
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
-        fields = [{"place": list(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()]
-        return _document(422, Kind.INVALID, "The request is not valid", errors=fields)
+        return invalid(error, 422)
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> Response:
@@ -126,9 +128,29 @@ def handle_problems(app: FastAPI) -> None:
         title = "The Idempotency-Key was used for another request"
         return _document(409, Kind.KEY_CONFLICT, title)
 
+    async def _poison(_: Request, __: Exception) -> Response:
+        return _document(409, Kind.REFUSED, "The ledger refuses these figures")
+
+    for poison in POISON:
+        app.add_exception_handler(poison, _poison)
+
     @app.exception_handler(Failure)
     async def _failure(_: Request, error: Failure) -> Response:
         return _document(409, Kind.REFUSED, str(error))
+
+
+def invalid(error: RequestValidationError, status: int) -> Response:
+    """Which fields are not valid, and why; what was sent is not repeated."""
+    fields = [
+        {"place": [_readable(str(part)) for part in found["loc"]], "problem": found["msg"]}
+        for found in error.errors()
+    ]
+    return _document(status, Kind.INVALID, "The request is not valid", errors=fields)
+
+
+def _readable(text: str) -> str:
+    """A name of a field may hold half of a surrogate pair, which UTF-8 does not."""
+    return text.encode(errors="backslashreplace").decode()[:200]
 
 
 def _document(

@@ -12,6 +12,8 @@ from adapters.gate_account import Spending
 from adapters.gate_outcomes import Closed, Deducted, Denied, Held
 from api.amounts import Credits, NonNegativeCredits, ShownCredits, shown, to_micro
 from api.callers import AnyCaller, Caller, ReachableAccount
+from api.database import CHANGES_ACCOUNT
+from api.fields import Reason
 from api.keys import IdempotencyKey
 from api.problems import Problem, denied
 from api.usage import DescribedUsage, Strict, described_event
@@ -92,7 +94,7 @@ class SpendingBody(Strict):
 
     credits: NonNegativeCredits | None = None
     usage: DescribedUsage | None = None
-    reason: str = Field("", max_length=300)
+    reason: Reason = ""
     metadata: Metadata = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -137,7 +139,7 @@ async def check(request: Request, account: ReachableAccount, body: CheckRequest)
     )
 
 
-@router.post("/holds", status_code=201)
+@router.post("/holds", status_code=201, dependencies=[CHANGES_ACCOUNT])
 async def hold(
     request: Request,
     caller: AnyCaller,
@@ -158,7 +160,7 @@ async def hold(
     return _held(await _gate(request).hold(wanted, key))
 
 
-@router.post("/holds/{hold_id}/extend")
+@router.post("/holds/{hold_id}/extend", dependencies=[CHANGES_ACCOUNT])
 async def extend(
     request: Request,
     account: ReachableAccount,
@@ -173,7 +175,7 @@ async def extend(
     return _held(outcome)
 
 
-@router.post("/holds/{hold_id}/settle")
+@router.post("/holds/{hold_id}/settle", dependencies=[CHANGES_ACCOUNT])
 async def settle(
     request: Request,
     caller: AnyCaller,
@@ -187,7 +189,7 @@ async def settle(
     return _closed(outcome)
 
 
-@router.post("/holds/{hold_id}/release")
+@router.post("/holds/{hold_id}/release", dependencies=[CHANGES_ACCOUNT])
 async def release(
     request: Request,
     caller: AnyCaller,
@@ -199,7 +201,7 @@ async def release(
     return _closed(await _gate(request).release(account, hold_id, caller.subject, key))
 
 
-@router.post("/deduct")
+@router.post("/deduct", dependencies=[CHANGES_ACCOUNT])
 async def deduct(
     request: Request,
     caller: AnyCaller,
@@ -210,7 +212,7 @@ async def deduct(
     """Charges at once, if the account can pay it in full."""
     outcome = await _gate(request).deduct(_spending(caller, account, body), key)
     if isinstance(outcome, Denied):
-        raise _refused(outcome)
+        raise refused(outcome)
     assert isinstance(outcome, Deducted)  # noqa: S101 - the other one
     return DeductAnswer(
         charged=outcome.amount_micro,
@@ -237,7 +239,7 @@ def _spending(caller: Caller, account: str, body: SpendingBody) -> Spending:
 
 def _held(outcome: Held | Denied) -> HoldAnswer:
     if isinstance(outcome, Denied):
-        raise _refused(outcome)
+        raise refused(outcome)
     return HoldAnswer(
         hold_id=outcome.hold_id,
         kind=outcome.kind,
@@ -250,7 +252,7 @@ def _held(outcome: Held | Denied) -> HoldAnswer:
 
 def _closed(outcome: Closed | Denied) -> ClosedAnswer:
     if isinstance(outcome, Denied):
-        raise _refused(outcome)
+        raise refused(outcome)
     return ClosedAnswer(
         hold_id=outcome.hold_id,
         status="COMPLETED" if outcome.state.status == "COMPLETED" else "FAILED",
@@ -261,7 +263,8 @@ def _closed(outcome: Closed | Denied) -> ClosedAnswer:
     )
 
 
-def _refused(outcome: Denied) -> Problem:
+def refused(outcome: Denied) -> Problem:
+    """The gate's no, with what could have been promised."""
     detail = outcome.detail or f"{shown(outcome.promisable_micro)} credits can be promised"
     return denied(outcome.denial, detail)
 

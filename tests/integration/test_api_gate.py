@@ -121,12 +121,3 @@ async def test_nobody_enters_without_a_token(address: str) -> None:
         answer = await nobody.post("/api/v1/accounts/acme/check", json={"credits": 1})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
-
-
-async def test_health_names_its_dependencies(address: str) -> None:
-    async with client(address) as nobody:
-        answer = await nobody.get("/health")
-    assert answer.json() == {
-        "status": "ok",
-        "dependencies": [{"name": "postgres", "status": "ok", "needed": True}],
-    }

@@ -1,0 +1,68 @@
+"""What a described usage would cost: by the published prices and the code that charges."""
+
+from datetime import datetime
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel, Field
+
+from adapters.account_view import read_profile
+from adapters.explain import cost
+from adapters.gate_prices import PriceSource
+from adapters.postgres import Connection
+from api.amounts import ShownCredits
+from api.database import Database
+from api.problems import denied, not_found
+from api.usage import described_event
+from core.explain import Explanation
+from core.holds import Denial
+from core.rating import AccountFacts
+from schemas.events import Rejected, UsageData, UsageEvent
+
+
+class CostAnswer(BaseModel):
+    """A price and how it comes about; `explanation` has every figure exactly, as text."""
+
+    credits: ShownCredits
+    rule: str = Field(examples=["openai/gpt-4o"])
+    price_version: int
+    explanation: dict[str, Any]
+
+
+async def cost_of(
+    request: Request, account_id: str, usage: UsageData, at: datetime | None = None
+) -> CostAnswer:
+    """The price for an account that exists; 404 without one, 422 when there is no price."""
+    event = described_event(account_id, usage, when=at)
+
+    async def work(connection: Connection) -> Explanation | Rejected | None:
+        profile = await read_profile(connection, account_id)
+        if profile is None:
+            return None
+        return await priced(request, connection, event, AccountFacts(profile.tier, demo=False))
+
+    database: Database = request.app.state.database
+    found = await database.read(work)
+    if found is None:
+        raise not_found()
+    return answer_of(found)
+
+
+async def priced(
+    request: Request, connection: Connection, event: UsageEvent, facts: AccountFacts
+) -> Explanation | Rejected:
+    """The price under the version of the event's time; the published prices are kept in memory."""
+    prices: PriceSource = request.app.state.prices
+    return await cost(connection, event, facts, history=await prices.current(connection))
+
+
+def answer_of(found: Explanation | Rejected) -> CostAnswer:
+    """The answer, or a problem with 422 and the reason that the event would be parked for."""
+    if isinstance(found, Rejected):
+        raise denied(Denial.UNPRICED, found.detail)
+    return CostAnswer(
+        credits=found.rated_micro,
+        rule=found.rule,
+        price_version=found.price_version,
+        explanation=found.as_json(),
+    )
