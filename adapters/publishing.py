@@ -34,16 +34,7 @@ async def open_producer(
     Batches grow to `batch_bytes`: larger ones for many records at once. Raises Failure when no
     broker answers.
     """
-    producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka,
-        client_id=f"tollgate-{client_id}",
-        enable_idempotence=True,
-        acks="all",
-        compression_type="lz4",
-        request_timeout_ms=REQUEST_TIMEOUT_MS,
-        max_batch_size=batch_bytes,
-        max_request_size=262_144,
-    )
+    producer = idempotent_producer(settings, client_id, batch_bytes)
     try:
         await producer.start()
     except KafkaError as error:
@@ -53,6 +44,20 @@ async def open_producer(
         yield producer
     finally:
         await producer.stop()
+
+
+def idempotent_producer(settings: Settings, client_id: str, batch_bytes: int) -> AIOKafkaProducer:
+    """A producer that is not started yet; needs a running loop."""
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.kafka,
+        client_id=f"tollgate-{client_id}",
+        enable_idempotence=True,
+        acks="all",
+        compression_type="lz4",
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        max_batch_size=batch_bytes,
+        max_request_size=262_144,
+    )
 
 
 def unreachable(settings: Settings, error: Exception) -> Failure:
