@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from adapters.balance_cache import BalanceCache
+from adapters.event_publisher import open_publisher
 from adapters.failures import Failure
 from adapters.gate import Gate, Rules
 from adapters.gate_prices import PriceSource
@@ -28,6 +29,7 @@ from api.routes import (
     coupons,
     gate,
     health,
+    ingest,
     me,
     purchases,
     sessions,
@@ -37,7 +39,7 @@ from core.holds import Limits
 
 SECRET_BYTES_MIN = 32
 ROUTES = (
-    *(gate, sessions, me, accounts, purchases),
+    *(gate, sessions, me, accounts, purchases, ingest),
     *(admin, coupons, health, compat, compat_camel),
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -67,8 +69,12 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         impatient = settings.model_copy(update={"statement_seconds_max": settings.gate_seconds_max})
-        async with open_pool(impatient, application_name="api", size=settings.api_pool) as pool:
+        async with (
+            open_pool(impatient, application_name="api", size=settings.api_pool) as pool,
+            open_publisher(settings) as publisher,
+        ):
             app.state.pool = pool
+            app.state.publisher = publisher
             app.state.gate = Gate(pool, _rules(settings))
             app.state.database = Database(
                 pool,
