@@ -158,6 +158,9 @@ class Settings(BaseSettings):
     ingest_seconds_max: float = Field(
         5.0, gt=0, le=60, description="wait for Kafka's acknowledgement of one request"
     )
+    api_body_seconds_max: float = Field(
+        10.0, gt=0, le=300, description="a body that takes longer is answered with 408"
+    )
     api_docs: bool = Field(False, description="serve /docs; /openapi.json is always there")
     jwt_secret: SecretStr = Field(
         SecretStr(""), description="secret of HS256 tokens; empty: only with jwt_jwks_url"
@@ -170,6 +173,17 @@ class Settings(BaseSettings):
     jwt_audience: str = Field("tollgate", description="the `aud` of tokens")
     local_login: bool = Field(
         False, description="a login route that gives tokens without a password: local stack only"
+    )
+    provider_key_secrets: list[SecretStr] = Field(
+        default_factory=list,
+        description="Fernet keys of stored provider keys, a JSON list; the first encrypts, all"
+        " decrypt; empty: none can be stored",
+    )
+    openrouter_base_url: str = Field(
+        "https://openrouter.ai/api/v1", description="where OpenRouter is asked for a key's balance"
+    )
+    openrouter_seconds_max: float = Field(
+        3.0, gt=0, le=30, description="wait for one answer of OpenRouter; it is asked three times"
     )
 
     probe_host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics")

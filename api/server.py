@@ -6,6 +6,7 @@ import uvicorn
 from adapters.failures import Failure
 from adapters.settings import Settings
 from api.app import create_app
+from api.limits import PatientProtocol
 
 log = structlog.get_logger()
 GRACE_SECONDS = 5
@@ -22,15 +23,17 @@ class _Server(uvicorn.Server):
             log.info("listening", host=self.config.host, port=self.config.port)
 
 
-async def run(settings: Settings) -> None:
-    """Serves until it is told to stop; requests under way get five seconds.
+def configure(settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the API: with limits on connections, and without a name in its answers.
 
-    Raises Failure when the configuration is not safe, or when the port is taken.
+    Raises Failure when the configuration is not safe.
     """
-    config = uvicorn.Config(
+    return uvicorn.Config(
         create_app(settings),
         host=settings.api_host,
         port=settings.api_port,
+        http=PatientProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -39,7 +42,14 @@ async def run(settings: Settings) -> None:
         limit_concurrency=CONNECTIONS_MAX,
         lifespan="on",
     )
-    server = _Server(config)
+
+
+async def run(settings: Settings) -> None:
+    """Serves until it is told to stop; requests under way get five seconds.
+
+    Raises Failure when the configuration is not safe, or when the port is taken.
+    """
+    server = _Server(configure(settings))
     try:
         await server.serve()
     except SystemExit:

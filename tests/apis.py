@@ -14,7 +14,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from adapters.settings import Settings
-from api.app import create_app
+from api.server import configure
 
 SECRET = "of this test run, and long enough for HS256"  # noqa: S105 - guards nothing
 
@@ -38,8 +38,7 @@ def token(subject: str, role: str = "user", **claims: Any) -> str:
 async def serve(settings: Settings) -> AsyncIterator[str]:
     """Runs the API on a free port; yields its address."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(settings), log_config=None, lifespan="on")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configure(settings))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:

@@ -23,6 +23,7 @@ HOSTS = {
     "example.org",
     "json-schema.org",
     "keepachangelog.com",
+    "openrouter.ai",
     "semver.org",
     "www.apache.org",
 }
