@@ -1,8 +1,9 @@
 """Expiry: what is left of grants that are over leaves the balance (C4)."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from adapters.jobs import add_figures
 from adapters.postgres import Connection
 from adapters.queries import load
 
@@ -19,6 +20,11 @@ class Expired:
     accounts: int = 0
     expired_micro: int = 0
 
+    @property
+    def figures(self) -> dict[str, int]:
+        """What a run adds up."""
+        return asdict(self)
+
     def __add__(self, other: "Expired") -> "Expired":
         return Expired(
             self.grants + other.grants,
@@ -34,8 +40,12 @@ async def preview(connection: Connection) -> Expired:
     return Expired(row["grants"], row["accounts"], row["expired_micro"])
 
 
-async def expire(connection: Connection, actor: str) -> AsyncIterator[Expired]:
+async def expire(
+    connection: Connection, actor: str, run_id: int | None = None
+) -> AsyncIterator[Expired]:
     """Books every grant that is over, some hundred accounts a transaction; yields what each did.
+
+    With a run, its figures move in the same transactions.
 
     Idempotent, and two runs at once book each grant once: under the account's lock an emptied
     grant is not met again. Stopped in the middle, it goes on where it was.
@@ -51,6 +61,9 @@ async def expire(connection: Connection, actor: str) -> AsyncIterator[Expired]:
         async with connection.transaction(isolation="read_committed"):
             await connection.fetch(LEDGER.lock_accounts, accounts)
             row = await connection.fetchrow(SQL.expire_grants, accounts, actor)
-        assert row is not None  # noqa: S101 - an aggregate gives one row
-        yield Expired(row["grants"], row["accounts"], row["expired_micro"])
+            assert row is not None  # noqa: S101 - an aggregate gives one row
+            expired = Expired(row["grants"], row["accounts"], row["expired_micro"])
+            if run_id is not None:
+                await add_figures(connection, run_id, expired.figures)
+        yield expired
         after = accounts[-1]

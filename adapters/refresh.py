@@ -2,15 +2,21 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from adapters.postgres import Connection
+import asyncpg
+
+from adapters.jobs import add_figures
+from adapters.postgres import POISON, Connection
 from adapters.queries import load
 from core.refresh import Terms
 
 SQL = load("refresh")
 LEDGER = load("ledger")
 ENROL_ACCOUNTS_MAX = 20_000
+# What PostgreSQL refuses for the sake of some account of the batch, and would refuse again.
+REFUSALS: tuple[type[Exception], ...] = (*POISON, asyncpg.UniqueViolationError)
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +37,19 @@ class RefreshedBatch:
     refreshed: int = 0
     amount_micro: int = 0
     replaced_micro: int = 0
+    failed: int = 0
+    failures: tuple[tuple[str, str], ...] = ()  # the accounts that failed, and why
 
-    def __add__(self, other: "RefreshedBatch") -> "RefreshedBatch":
-        return RefreshedBatch(
-            self.accounts + other.accounts,
-            self.refreshed + other.refreshed,
-            self.amount_micro + other.amount_micro,
-            self.replaced_micro + other.replaced_micro,
-        )
+    @property
+    def figures(self) -> dict[str, int]:
+        """What a run adds up."""
+        return {
+            "accounts": self.accounts,
+            "refreshed": self.refreshed,
+            "amount_micro": self.amount_micro,
+            "replaced_micro": self.replaced_micro,
+            "failed": self.failed,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +71,98 @@ async def enrol(connection: Connection) -> AsyncIterator[int]:
 
 
 async def count_due(
-    connection: Connection, terms: Terms, until: datetime | None = None
+    connection: Connection,
+    terms: Terms,
+    until: datetime | None = None,
+    only: Sequence[str] | None = None,
 ) -> list[DueTier]:
-    """What is due now, or would be until a moment, by tier; changes nothing."""
+    """What is due now, or would be until a moment, by tier; changes nothing.
+
+    With `only`: what those accounts would get now, due or not.
+    """
     tiers, amounts_micro = _columns(terms)
-    rows = await connection.fetch(SQL.count_due, until, tiers, amounts_micro)
+    rows = await connection.fetch(SQL.count_due, until, tiers, amounts_micro, only)
     return [DueTier(row["tier"], row["accounts"], row["amount_micro"] or 0) for row in rows]
 
 
 async def refresh_due(
-    connection: Connection,
-    run: RefreshRun,
-    accounts_max: int,
-    *,
-    only: Sequence[str] | None = None,
+    connection: Connection, run: RefreshRun, accounts_max: int
 ) -> AsyncIterator[RefreshedBatch]:
-    """Refreshes what is due, `accounts_max` a transaction; yields what each transaction did.
+    """Refreshes what is due now, `accounts_max` a transaction; yields what each transaction did.
 
     Each account once for a period, whatever stops or runs beside it: rows that another run has
-    locked are left to it, and (account, period) is unique. With `only`, those accounts are
-    refreshed now, due or not, once.
+    locked are left to it, and (account, period) is unique. Where PostgreSQL refuses a batch, the
+    accounts to blame are found by halves, counted as failed and left to the next run.
     """
+    until: datetime = await connection.fetchval(SQL.present)
+    after: tuple[datetime, str] = (_FIRST, "")
     while True:
-        async with connection.transaction(isolation="read_committed"):
-            rows = await connection.fetch(SQL.lock_due, None, accounts_max, only)
-            if not rows:
-                return
-            batch = await refresh_locked(connection, run, sorted(row["account_id"] for row in rows))
+        accounts: list[str] = []
+        try:
+            async with connection.transaction(isolation="read_committed"):
+                rows = await connection.fetch(SQL.lock_due, until, *after, accounts_max)
+                if not rows:
+                    return
+                after = (rows[-1]["due_at"], rows[-1]["account_id"])
+                accounts = sorted(row["account_id"] for row in rows)
+                batch = await refresh_locked(connection, run, accounts)
+        except REFUSALS as refusal:
+            async for part in _halves(connection, run, accounts, until, refusal):
+                yield part
+            continue
         yield batch
-        if only is not None:
-            return
+
+
+async def refresh_these(
+    connection: Connection, run: RefreshRun, accounts: Sequence[str]
+) -> AsyncIterator[RefreshedBatch]:
+    """Refreshes accounts by name, now, due or not and paused or not; yields as `refresh_due`.
+
+    Not idempotent: an account that was refreshed a moment ago is refreshed again. Accounts that do
+    not exist, or that another run has locked, are not among those it reports.
+    """
+    await connection.execute(SQL.enrol_these, accounts)
+    try:
+        batch = await _refresh_some(connection, run, accounts, None)
+    except REFUSALS as refusal:
+        async for part in _halves(connection, run, accounts, None, refusal):
+            yield part
+        return
+    yield batch
+
+
+async def _refresh_some(
+    connection: Connection, run: RefreshRun, accounts: Sequence[str], until: datetime | None
+) -> RefreshedBatch:
+    async with connection.transaction(isolation="read_committed"):
+        rows = await connection.fetch(SQL.lock_these, accounts, until)
+        if not rows:
+            return RefreshedBatch()
+        return await refresh_locked(connection, run, [row["account_id"] for row in rows])
+
+
+async def _halves(
+    connection: Connection,
+    run: RefreshRun,
+    accounts: Sequence[str],
+    until: datetime | None,
+    refusal: Exception,
+) -> AsyncIterator[RefreshedBatch]:
+    """Refreshes what can be of accounts that can not be together."""
+    if len(accounts) == 1:
+        failed = RefreshedBatch(failed=1, failures=((accounts[0], str(refusal)[:200]),))
+        await _note(connection, run, failed)
+        yield failed
+        return
+    middle = len(accounts) // 2
+    for half in (accounts[:middle], accounts[middle:]):
+        try:
+            batch = await _refresh_some(connection, run, half, until)
+        except REFUSALS as again:
+            async for part in _halves(connection, run, half, until, again):
+                yield part
+            continue
+        yield batch
 
 
 async def refresh_locked(
@@ -107,9 +180,16 @@ async def refresh_locked(
         run.reason,
     )
     assert row is not None  # noqa: S101 - an aggregate gives one row
-    return RefreshedBatch(
+    batch = RefreshedBatch(
         row["accounts"], row["refreshed"], row["amount_micro"], row["replaced_micro"]
     )
+    await _note(connection, run, batch)
+    return batch
+
+
+async def _note(connection: Connection, run: RefreshRun, batch: RefreshedBatch) -> None:
+    """In the transaction of the work: the run's figures are true after any crash."""
+    await add_figures(connection, run.run_id, batch.figures)
 
 
 def _columns(terms: Terms) -> tuple[list[str], list[int]]:

@@ -3,6 +3,7 @@
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -53,6 +54,8 @@ def _settings() -> str:
             default = default.get_secret_value()
         if isinstance(default, bool):
             default = str(default).lower()
+        if isinstance(default, dict):
+            default = json.dumps(default)  # as the variable is written
         shown = "" if default in ("", None, PydanticUndefined) else f"`{default}`"
         rows.append((f"`TOLLGATE_{name.upper()}`", shown, field.description or ""))
     return _table(("variable", "default", "meaning"), rows)

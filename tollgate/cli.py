@@ -40,6 +40,7 @@ COMMANDS = (
     "tollgate.demo_command",
     "tollgate.bench_command",
     "tollgate.schemas_command",
+    "tollgate.job_command",
 )
 
 

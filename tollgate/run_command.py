@@ -16,6 +16,8 @@ class Stage(StrEnum):
     RATER = "rater"
     WAREHOUSE = "warehouse"
     API = "api"
+    SCHEDULER = "scheduler"
+    CLOCK = "clock"
 
 
 def register(app: typer.Typer) -> None:
@@ -89,5 +91,13 @@ def _main_of(stage: Stage) -> "Callable[[Settings], Awaitable[None]]":
             from api.server import run as api
 
             return api
+        case Stage.SCHEDULER:
+            from consumers.scheduler import run as scheduler
+
+            return scheduler
+        case Stage.CLOCK:
+            from tollgate.clock_stage import run as clock
+
+            return clock
         case _:
             assert_never(stage)

@@ -24,7 +24,7 @@ def export(
         bool, typer.Option("--check", help="Write nothing; fail when a file would change.")
     ] = False,
 ) -> None:
-    """Write the JSON Schema of event, dead letter and price book; running it again is free."""
+    """Write the JSON Schema of event, job, dead letter and price book; running it again is free."""
     from schemas.json_schema import documents
     from tollgate.output import say
 

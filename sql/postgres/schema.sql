@@ -124,6 +124,10 @@ CREATE TABLE charge (
 );
 -- The warehouse reads ranges by it; a second charge for one source position is refused by it.
 CREATE UNIQUE INDEX charge_position ON charge (epoch, partition, "offset");
+-- An account's history, newest first. Equal times of a batch share an entry, so it stays small.
+CREATE INDEX charge_history ON charge (account_id, posted_at);
+-- Reconciliation asks whether a hold that is still open has usage.
+CREATE INDEX charge_hold ON charge (account_id, hold_id) WHERE hold_id IS NOT NULL;
 
 -- What an account has used in a month (UTC, by event time) of something whose price depends on it.
 -- Read and written under the account's lock, only by events priced by a counter.
@@ -204,7 +208,8 @@ CREATE TABLE credit_transaction (
     created_at          timestamptz NOT NULL DEFAULT now(),
     metadata            text NOT NULL DEFAULT ''  -- JSON object of the caller: provider, model, tokens; '' when none
 );
-CREATE INDEX credit_transaction_of_account ON credit_transaction (account_id, transaction_id);
+-- An account's history, newest first.
+CREATE INDEX credit_transaction_of_account ON credit_transaction (account_id, created_at, transaction_id);
 -- The warehouse ships by (tx, transaction_id) up to the oldest unfinished transaction.
 CREATE INDEX credit_transaction_horizon ON credit_transaction (tx, transaction_id);
 
@@ -416,7 +421,7 @@ CREATE INDEX allowance_due ON allowance (due_at, account_id) WHERE NOT paused;
 -- Every refresh: what it gave, what it replaced, who asked. One for an account and period, ever.
 CREATE TABLE refresh (
     refresh_id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    account_id           text COLLATE "C" NOT NULL REFERENCES account,
+    account_id           text COLLATE "C" NOT NULL, -- no foreign key: written by the million, under the account's lock
     period               timestamptz NOT NULL,     -- the due time that it answers
     tier                 text NOT NULL,
     amount_micro         bigint NOT NULL,

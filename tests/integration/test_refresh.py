@@ -10,7 +10,14 @@ import pytest
 
 from adapters.accounts import GrantRequest, create_account, give
 from adapters.postgres import connect
-from adapters.refresh import RefreshedBatch, RefreshRun, count_due, enrol, refresh_due
+from adapters.refresh import (
+    RefreshedBatch,
+    RefreshRun,
+    count_due,
+    enrol,
+    refresh_due,
+    refresh_these,
+)
 from adapters.settings import Settings
 from core.refresh import PERIOD, Terms, next_due, refresh
 from tests.gates import CREDIT, assert_sound
@@ -46,10 +53,14 @@ async def accounts(connection: asyncpg.Connection, count: int, tier: str = "free
 async def ran(
     connection: asyncpg.Connection, terms: Terms = TERMS, run_id: int = 1, size: int = 100
 ) -> RefreshedBatch:
-    total = RefreshedBatch()
-    async for batch in refresh_due(connection, RefreshRun(run_id, "scheduler", "due", terms), size):
-        total += batch
-    return total
+    run = RefreshRun(run_id, "scheduler", "due", terms)
+    batches = [batch async for batch in refresh_due(connection, run, size)]
+    return RefreshedBatch(
+        **{
+            name: sum(batch.figures[name] for batch in batches) for name in RefreshedBatch().figures
+        },
+        failures=tuple(failure for batch in batches for failure in batch.failures),
+    )
 
 
 async def due_again(connection: asyncpg.Connection) -> None:
@@ -197,9 +208,39 @@ async def test_a_period_is_answered_once_whatever_moves_the_due_time(
     period = await connection.fetchval("SELECT due_at FROM allowance")
     await ran(connection)
     await connection.execute("UPDATE allowance SET due_at = $1", period)
-    with pytest.raises(asyncpg.UniqueViolationError):
-        await ran(connection)
+    [(account_id, refusal)] = (await ran(connection)).failures
+    assert account_id == "free00000"
+    assert "refresh_account_id_period_key" in refusal
     assert await connection.fetchval("SELECT balance_micro FROM account") == 1_000 * CREDIT
+
+
+async def test_an_account_that_is_refused_stops_nobody_else(
+    connection: asyncpg.Connection,
+) -> None:
+    """R5. Of 64 accounts three can not be refreshed: PostgreSQL refuses the whole batch."""
+    names = await accounts(connection, 64)
+    bad = [names[0], names[31], names[63]]
+    await connection.execute(
+        "UPDATE account SET balance_micro = 9223372036854775807 WHERE account_id = ANY($1)", bad
+    )
+    done = await ran(connection, size=64)
+    assert (done.refreshed, done.failed) == (61, 3)
+    assert [account_id for account_id, _ in done.failures] == bad
+    assert all("out of range" in refusal for _, refusal in done.failures)
+    await connection.execute("UPDATE account SET balance_micro = 0 WHERE account_id = ANY($1)", bad)
+    assert (await ran(connection, run_id=2)).refreshed == 3
+
+
+async def test_by_hand_before_it_is_due_the_thirty_days_begin_anew(
+    connection: asyncpg.Connection,
+) -> None:
+    await accounts(connection, 1)
+    await ran(connection)
+    run = RefreshRun(2, "admin", "asked for", TERMS)
+    [batch] = [done async for done in refresh_these(connection, run, ["free00000", "nobody"])]
+    assert (batch.accounts, batch.refreshed) == (1, 1)
+    row = await connection.fetchrow("SELECT due_at, refreshed_at FROM allowance")
+    assert row["due_at"] == row["refreshed_at"] + PERIOD
 
 
 async def test_a_first_deployment_is_spread_over_thirty_days(
@@ -231,7 +272,7 @@ async def test_a_paused_account_waits(connection: asyncpg.Connection) -> None:
     await connection.execute("UPDATE allowance SET paused = true WHERE account_id = 'free00000'")
     assert (await ran(connection)).refreshed == 1
     run = RefreshRun(2, "admin", "asked for", TERMS)
-    by_hand = [batch async for batch in refresh_due(connection, run, 10, only=["free00000"])]
+    by_hand = [batch async for batch in refresh_these(connection, run, ["free00000"])]
     assert by_hand == [RefreshedBatch(1, 1, 1_000 * CREDIT, 0)]
 
 

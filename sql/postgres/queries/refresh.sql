@@ -20,37 +20,60 @@ WITH enrolled AS (
 )
 SELECT count(*) FROM enrolled
 
+-- name: present
+-- The moment until which a run takes what is due.
+SELECT now()
+
 -- name: lock_due
--- The next accounts whose refresh is due. $1 due until (NULL: now), $2 at most so many, $3 only
--- these accounts, due or not and paused or not (NULL: all that are due).
+-- The next accounts whose refresh is due, in (due_at, account_id) order: a run walks through them once.
+-- Accounts that another run has locked are left to it. $1 due until; $2, $3 after this due time and
+-- account; $4 at most so many.
+SELECT account_id, due_at
+FROM allowance
+WHERE NOT paused AND due_at <= $1::timestamptz AND (due_at, account_id) > ($2::timestamptz, $3::text)
+ORDER BY due_at, account_id
+LIMIT $4
+FOR NO KEY UPDATE SKIP LOCKED
+
+-- name: lock_these
+-- Of these accounts those whose refresh is due and that nobody else has locked. $1 account ids,
+-- $2 due until; NULL: due or not, paused or not.
 SELECT account_id
 FROM allowance
-WHERE CASE WHEN $3::text[] IS NULL THEN NOT paused AND due_at <= coalesce($1::timestamptz, now())
-           ELSE account_id = ANY($3) END
-ORDER BY due_at, account_id
-LIMIT $2
+WHERE account_id = ANY($1::text[])
+  AND ($2::timestamptz IS NULL OR (NOT paused AND due_at <= $2))
+ORDER BY account_id
 FOR NO KEY UPDATE SKIP LOCKED
+
+-- name: enrol_these
+-- As enrol, for accounts that are asked for by name: due now. Idempotent. $1 account ids.
+INSERT INTO allowance (account_id, due_at)
+SELECT account_id, now() FROM account WHERE account_id = ANY($1::text[])
+ON CONFLICT DO NOTHING
 
 -- name: count_due
 -- $1 due until (NULL: now). For a dry run: accounts and, by tier, what they would get.
--- $2 tiers, $3 their amounts in micro-credits, pairwise.
+-- $2 tiers, $3 their amounts in micro-credits, pairwise; $4 only these accounts, due or not and paused
+-- or not (NULL: all that are due).
 SELECT tier, count(*) AS accounts,
        sum(coalesce(custom_micro, amount_micro, 0))::bigint AS amount_micro
 FROM allowance
 JOIN account USING (account_id)
 LEFT JOIN unnest($2::text[], $3::bigint[]) AS terms (tier, amount_micro) USING (tier)
-WHERE NOT paused AND due_at <= coalesce($1::timestamptz, now())
+WHERE CASE WHEN $4::text[] IS NULL THEN NOT paused AND due_at <= coalesce($1::timestamptz, now())
+           ELSE account_id = ANY($4) END
 GROUP BY tier
 ORDER BY tier
 
 -- name: refresh_accounts
 -- Refreshes accounts whose allowance and account rows this transaction has locked, each for the period
 -- that it is due for. A second refresh of an account and period violates refresh's unique key, and the
--- whole batch with it. Accounts that get nothing are only moved on.
+-- whole batch with it. One that is not due yet is refreshed for the present moment, and is due 30 days
+-- after it. Accounts that get nothing are only moved on.
 -- $1 account ids; $2 tiers, $3 their amounts in micro-credits, pairwise; $4 rollover at most; $5 run,
 -- $6 actor, $7 reason.
 WITH due AS (
-    SELECT account_id, tier, balance_micro, overdraft_micro, due_at AS period, preferred_day,
+    SELECT account_id, tier, balance_micro, overdraft_micro, least(due_at, now()) AS period, preferred_day,
            coalesce(custom_micro, amount_micro, 0) AS amount_micro,
            last.grant_id AS last_id, coalesce(last.remaining_micro, 0) AS left_micro,
            least(coalesce(last.remaining_micro, 0), $4::bigint) AS carried_micro

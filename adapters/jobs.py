@@ -1,0 +1,102 @@
+"""Runs of jobs in PostgreSQL: one for each key, whoever asks how often, and what it did."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.postgres import Connection
+from adapters.queries import load
+from schemas.jobs import Job, JobName
+
+SQL = load("jobs")
+_ERROR_CHARS_MAX = 500
+
+Figures = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that is to be worked on; `figures` is what was done before a crash."""
+
+    run_id: int
+    job: JobName
+    dry_run: bool
+    requested_by: str
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a run did in all, whatever it was stopped by in between."""
+
+    figures: Figures
+    duration_seconds: float
+    error: str = ""
+
+
+@asynccontextmanager
+async def at_work(connection: Connection, job: Job) -> AsyncIterator[Run | None]:
+    """The run of the job's key for the time of the block, for nobody else; None: it has ended.
+
+    The lock is the session's: when its process dies, another one can take the run, which then goes
+    on. Raises Busy when somebody is at work on the key.
+    """
+    if not await connection.fetchval(SQL.lock_key, job.id):
+        raise Busy(job.id)
+    try:
+        yield await _open(connection, job)
+    finally:
+        if not connection.is_closed():
+            await connection.fetchval(SQL.unlock_key, job.id)
+
+
+class Busy(Exception):  # noqa: N818 - an answer, not an error: another scheduler has the run
+    """Somebody else is at work on this run: it ends, or its lock is free when that one dies."""
+
+
+async def _open(connection: Connection, job: Job) -> Run | None:
+    row = await connection.fetchrow(
+        SQL.open_run, job.data.job, job.id, job.data.dry_run, job.source
+    )
+    assert row is not None  # noqa: S101 - an upsert gives its row
+    if row["state"] != "running":
+        return None
+    figures = json.loads(row["figures"])
+    return Run(row["run_id"], JobName(row["job"]), row["dry_run"], job.source, figures)
+
+
+async def supersede(connection: Connection, job: Job) -> None:
+    """A run that a later one of the same kind makes needless: ended without work, unless it has
+    begun. Raises Busy when somebody is at work on it.
+    """
+    async with at_work(connection, job) as run:
+        if run is not None:
+            await add_figures(connection, run.run_id, {"superseded": 1})
+            await end_run(connection, run.run_id)
+
+
+async def add_figures(connection: Connection, run_id: int, figures: Mapping[str, int]) -> None:
+    """Adds to the run's figures, in the transaction of the work that they count."""
+    await connection.execute(SQL.add_figures, run_id, json.dumps(dict(figures)))
+
+
+async def end_run(connection: Connection, run_id: int, *, error: str = "") -> Ended:
+    """The run is done, or failed with the error; a run ends once.
+
+    Raises ValueError when it has ended before.
+    """
+    state = "failed" if error else "done"
+    row = await connection.fetchrow(SQL.end_run, run_id, state, error[:_ERROR_CHARS_MAX])
+    if row is None:
+        raise ValueError(f"run {run_id} has ended")
+    return Ended(json.loads(row["figures"]), row["duration_seconds"], error)
+
+
+async def list_runs(
+    connection: Connection, job: JobName | None, runs_max: int
+) -> list[dict[str, Any]]:
+    """The newest runs first, with their figures; of one job, or of all."""
+    rows = await connection.fetch(SQL.list_runs, job, runs_max)
+    return [{**dict(row), "figures": json.loads(row["figures"])} for row in rows]
