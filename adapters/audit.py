@@ -116,6 +116,9 @@ async def _ledger_checks(
             (),
         ),
         (Check.COUNTERS, SQL.counter_findings, taken["counters"], "counters", ()),
+        (Check.SPEND, SQL.spend_findings, taken["accounts"], "accounts", ()),
+        (Check.COUPONS, SQL.coupon_findings, taken["coupons"], "coupons", ()),
+        (Check.REFRESHES, SQL.refresh_findings, taken["refreshes"], "refreshes", ()),
     )
     for check, statement, compared, what, arguments in plan:
         result = Result(check, compared, what)

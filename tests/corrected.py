@@ -13,7 +13,8 @@ VERIFY = load("verify")
 # All of the ledger but the offsets: those are the rater's.
 _CHECKS = (
     "balance_findings", "grant_findings", "draw_findings", "hold_findings", "correction_findings",
-    "correction_credit_findings", "counter_findings",
+    "correction_credit_findings", "counter_findings", "spend_findings", "coupon_findings",
+    "refresh_findings",
 )  # fmt: skip
 
 

@@ -104,7 +104,8 @@ _MONEY = """
 WITH total AS (
     SELECT account_id, sum(change)::bigint AS micro FROM chosen GROUP BY account_id
 ), moved AS (
-    UPDATE account SET balance_micro = balance_micro - micro FROM total
+    UPDATE account SET balance_micro = balance_micro - micro, spend_micro = spend_micro + micro
+    FROM total
     WHERE account.account_id = total.account_id
 ), given AS (
     INSERT INTO credit_grant (account_id, source, granted_by, amount_micro, remaining_micro)

@@ -87,7 +87,9 @@ WITH posted AS (
 ), spent AS (
     SELECT account_id, sum(amount_micro)::bigint AS micro FROM posted GROUP BY account_id
 ), moved AS (
-    UPDATE account SET balance_micro = balance_micro - micro FROM spent
+    UPDATE account SET balance_micro = balance_micro - micro, spend_micro = spend_micro + micro,
+        spend_month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
+    FROM spent
     WHERE account.account_id = spent.account_id
 ), burned AS (
     UPDATE credit_grant SET remaining_micro = remaining_micro - micro FROM spent

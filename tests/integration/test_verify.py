@@ -12,8 +12,19 @@ from adapters.audit import Waiting, audit
 from adapters.settings import Settings
 from core.audit import Check
 from tests.planted_corrections import Corrections, plant_corrections, plant_every_kind
+from tests.planted_gifts import plant_gifts
 from tests.planted_ledger import Batch, plant, run_sql
 from tests.shipping import bench, found
+
+CHARGED = """UPDATE charge
+SET posted_at = now() - interval '90 days', amount_micro = amount_micro + 1
+WHERE account_id = 'account 2' AND event_id = 'event-2'"""
+REDEEMED_AGAIN = """INSERT INTO coupon_redemption
+SELECT code, account_id, 2, base_micro, amount_micro, transaction_id FROM coupon_redemption"""
+REFRESHED_AGAIN = """INSERT INTO refresh (account_id, period, tier, amount_micro, replaced_micro,
+    balance_before_micro, balance_after_micro, grant_id, run_id, actor, reason)
+SELECT account_id, period, tier, amount_micro, replaced_micro, balance_before_micro,
+    balance_after_micro, grant_id, run_id, actor, reason FROM refresh"""
 
 # By what, and what verify must say: the check, where, and numbers that are in the finding.
 LEDGER_DRIFTS: list[tuple[Sequence[str], Check, str, str]] = [
@@ -62,6 +73,47 @@ LEDGER_DRIFTS: list[tuple[Sequence[str], Check, str, str]] = [
         "account 0",
         "held 5",
     ),
+    (
+        ["UPDATE account SET spend_micro = spend_micro + 1 WHERE account_id = 'account 1'"],
+        Check.SPEND,
+        "account 1",
+        "spent",
+    ),
+    (
+        ["UPDATE account SET spend_month = '2020-01-01' WHERE account_id = 'account 2'", CHARGED],
+        Check.SPEND,
+        "account 2",
+        "spent",
+    ),
+    (
+        ["UPDATE account SET spend_month = spend_month + 31 WHERE account_id = 'account 1'"],
+        Check.SPEND,
+        "account 1",
+        "spent",
+    ),
+    (["UPDATE coupon SET uses = 2"], Check.COUPONS, "coupon PLANTED", "uses 2, 1 by one"),
+    (
+        ["UPDATE coupon SET uses = 2", REDEEMED_AGAIN],
+        Check.COUPONS,
+        "coupon PLANTED",
+        "uses 2, 2 by one account",
+    ),
+    (
+        ["DELETE FROM coupon_redemption", "UPDATE coupon SET uses = 0"],
+        Check.COUPONS,
+        "transaction",
+        "70 of gifted",
+    ),
+    (["UPDATE coupon_redemption SET amount_micro = 7"], Check.COUPONS, "of gifted", ": 70 of"),
+    (
+        ["ALTER TABLE refresh DROP CONSTRAINT refresh_account_id_period_key", REFRESHED_AGAIN],
+        Check.REFRESHES,
+        "gifted for 20",
+        "2 refreshes",
+    ),
+    (["UPDATE refresh SET amount_micro = 7"], Check.REFRESHES, "gifted", ": 50 of gifted"),
+    (["UPDATE refresh SET account_id = 'account 2'"], Check.REFRESHES, "account 2", "of gifted"),
+    (["DELETE FROM refresh"], Check.REFRESHES, "transaction", "50 of gifted"),
     (
         ["UPDATE batch_outcome SET to_offset = to_offset - 1, charged = charged - 1"],
         Check.OFFSETS,
@@ -168,6 +220,7 @@ COPY_DRIFTS: list[tuple[str, Check, str, str]] = [
 async def shipped(settings: Settings) -> Settings:
     await plant(settings, Batch(300))
     await plant_every_kind(settings)
+    await plant_gifts(settings)
     async with bench(settings) as at:
         await at.drain_with_credits()
     return settings
@@ -181,6 +234,7 @@ async def test_without_drift_it_is_exact(shipped: Settings) -> None:
     compared = {result.check: result.compared for result in report.results}
     assert compared[Check.CORRECTIONS] == 255
     assert compared[Check.COUNTERS] == 5
+    assert (compared[Check.COUPONS], compared[Check.REFRESHES]) == (1, 1)
     assert compared[Check.COPIED_CORRECTIONS] == 5
 
 

@@ -5,7 +5,7 @@
 -- name: read_funds
 -- For a check: a fresh read without a lock. No row: no such account. $1 account.
 SELECT balance_micro, held_micro, monthly_cap_micro, tier, demo,
-       CASE WHEN spend_month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
+       CASE WHEN spend_month >= date_trunc('month', now() AT TIME ZONE 'UTC')::date
             THEN spend_micro ELSE 0 END AS spent_micro,
        coalesce((SELECT sum(remaining_micro) FROM credit_grant
                  WHERE credit_grant.account_id = $1 AND NOT spent AND expires_at <= now()), 0)::bigint
@@ -16,7 +16,7 @@ WHERE account_id = $1
 -- name: lock_funds
 -- The first statement of every change. $1 account.
 SELECT balance_micro, held_micro, monthly_cap_micro, tier, demo,
-       CASE WHEN spend_month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
+       CASE WHEN spend_month >= date_trunc('month', now() AT TIME ZONE 'UTC')::date
             THEN spend_micro ELSE 0 END AS spent_micro
 FROM account
 WHERE account_id = $1
@@ -88,7 +88,8 @@ RETURNING transaction_id, balance_after_micro
 
 -- name: not_spent
 -- What burn_down took just now was no spending: a cap does not count it. $1 account, $2 micro-credits.
-UPDATE account SET spend_micro = spend_micro - $2 WHERE account_id = $1
+UPDATE account SET spend_micro = spend_micro - $2
+WHERE account_id = $1 AND spend_month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
 
 -- name: list_holds
 -- Newest first. $1 account, $2 only open ones, $3 at most so many.

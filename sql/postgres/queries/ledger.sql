@@ -88,7 +88,8 @@ WHERE account.account_id = freed.account_id
 -- name: burn_down
 -- Takes each account's total out of its grants (priority, expiry, age, id; expired ones are not
 -- touched), notes each draw, books what no grant covers as overdraft, and moves the balance and this
--- month's spend.
+-- month's spend. A transaction that began before midnight and got the lock after another of the new month
+-- leaves the new month's spend alone: its own entries are of the old one.
 -- The set-based form of core/grants.py burn_down; a property test holds the two equal.
 -- $1 account ids (distinct, locked), $2 totals in micro-credits (> 0), $3 cause of the draws.
 WITH spend AS (
@@ -122,8 +123,10 @@ WITH spend AS (
 UPDATE account
 SET balance_micro = balance_micro - total_micro,
     overdraft_micro = overdraft_micro + total_micro - coalesce(covered_micro, 0),
-    spend_micro = CASE WHEN spend_month = this_month.month THEN spend_micro ELSE 0 END + total_micro,
-    spend_month = this_month.month
+    spend_micro = CASE WHEN spend_month > this_month.month THEN spend_micro
+                       WHEN spend_month = this_month.month THEN spend_micro + total_micro
+                       ELSE total_micro END,
+    spend_month = greatest(spend_month, this_month.month)
 FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month) AS this_month, spend
 LEFT JOIN covered USING (account_id)
 WHERE account.account_id = spend.account_id
@@ -149,8 +152,10 @@ WITH due AS (
     UPDATE account
     SET balance_micro = balance_micro + amount_micro,
         overdraft_micro = overdraft_micro - repaid_micro,
-        spend_micro = CASE WHEN spend_month = this_month.month THEN spend_micro ELSE 0 END - amount_micro,
-        spend_month = this_month.month
+        spend_micro = CASE WHEN spend_month > this_month.month THEN spend_micro
+                           WHEN spend_month = this_month.month THEN spend_micro - amount_micro
+                           ELSE -amount_micro END,
+        spend_month = greatest(spend_month, this_month.month)
     FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month) AS this_month, due
     WHERE account.account_id = due.account_id
 )

@@ -11,6 +11,8 @@ SELECT now() AS taken_at, pg_current_snapshot()::text AS snapshot,
        (SELECT count(*) FROM batch_outcome) AS batches,
        (SELECT count(*) FROM charge_correction) AS corrections,
        (SELECT count(*) FROM usage_counter) AS counters,
+       (SELECT count(*) FROM coupon) AS coupons,
+       (SELECT count(*) FROM refresh) AS refreshes,
        (SELECT value::integer FROM deployment WHERE name = 'clickhouse_generation') AS generation
 
 -- name: balance_findings
@@ -222,6 +224,67 @@ SELECT account_id || ' ' || counter || ' in ' || to_char(month, 'YYYY-MM') AS su
 FROM usage_counter AS stands FULL JOIN summed USING (account_id, counter, month)
 WHERE coalesce(stands.units, 0) <> coalesce(summed.units, 0) OR stands.units < 0
 ORDER BY 1
+
+-- name: spend_findings
+-- Per account: what a monthly cap counts is what the ledger has of that month (UTC, by posting) and of
+-- none after it: charges, settlements, deductions and corrections. Adjustments, expiries and grants are
+-- no spending.
+WITH moved AS (
+    SELECT account_id, amount_micro AS micro, posted_at AS at FROM charge
+    UNION ALL
+    SELECT account_id, -amount_micro, created_at
+    FROM credit_transaction
+    WHERE type IN ('SETTLE', 'DEDUCT', 'CORRECTION') AND status = 'COMPLETED'
+), spent AS (
+    SELECT account_id, sum(micro) AS micro
+    FROM moved JOIN account USING (account_id)
+    WHERE at >= spend_month::timestamp AT TIME ZONE 'UTC'
+    GROUP BY account_id
+)
+SELECT account_id AS subject,
+       'ledger ' || coalesce(micro, 0) || ' since ' || to_char(spend_month, 'YYYY-MM') AS expected,
+       'spent ' || spend_micro AS found
+FROM account LEFT JOIN spent USING (account_id)
+WHERE spend_micro <> coalesce(micro, 0)
+ORDER BY 1
+
+-- name: coupon_findings
+-- Per coupon: as many uses as redemptions, no account above its limit; and each redemption is one credit
+-- transaction of its account and amount, each of those a redemption.
+WITH redeemed AS (
+    SELECT code, sum(uses)::bigint AS uses, max(uses) AS account_uses
+    FROM (SELECT code, account_id, count(*) AS uses FROM coupon_redemption GROUP BY code, account_id) AS by_account
+    GROUP BY code
+)
+SELECT 'coupon ' || code AS subject,
+       coalesce(redeemed.uses, 0) || ' redemptions, at most ' || account_uses_max || ' an account' AS expected,
+       'uses ' || coupon.uses || ', ' || coalesce(account_uses, 0) || ' by one account' AS found
+FROM coupon LEFT JOIN redeemed USING (code)
+WHERE coupon.uses <> coalesce(redeemed.uses, 0) OR account_uses > account_uses_max
+UNION ALL
+SELECT coalesce('coupon ' || code || ' of ' || r.account_id, 'transaction ' || t.transaction_id),
+       coalesce('a credit of ' || r.amount_micro, 'a redemption'),
+       coalesce('transaction ' || t.transaction_id || ': ' || t.amount_micro || ' of ' || t.account_id, 'none')
+FROM coupon_redemption AS r
+FULL JOIN (SELECT * FROM credit_transaction WHERE type = 'COUPON') AS t USING (transaction_id)
+WHERE r.code IS NULL OR t.type IS NULL OR t.account_id <> r.account_id OR t.amount_micro <> r.amount_micro
+ORDER BY 1, 2
+
+-- name: refresh_findings
+-- Per account and period: one refresh at most; and each is one credit transaction of its account, amount
+-- and grant, each of those a refresh.
+SELECT account_id || ' for ' || period AS subject, 'one refresh' AS expected, count(*) || ' refreshes' AS found
+FROM refresh
+GROUP BY account_id, period
+HAVING count(*) > 1
+UNION ALL
+SELECT coalesce(r.account_id || ' for ' || r.period, 'transaction ' || t.transaction_id),
+       coalesce('a credit of ' || r.amount_micro, 'a refresh'),
+       coalesce('transaction ' || t.transaction_id || ': ' || t.amount_micro || ' of ' || t.account_id, 'none')
+FROM refresh AS r
+FULL JOIN (SELECT * FROM credit_transaction WHERE type = 'REFRESH') AS t USING (grant_id)
+WHERE r.refresh_id IS NULL OR t.type IS NULL OR t.account_id <> r.account_id OR t.amount_micro <> r.amount_micro
+ORDER BY 1, 2
 
 -- name: shipped_charges
 -- How far the charges are in ClickHouse. $1 generation.
