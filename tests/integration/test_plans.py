@@ -66,9 +66,22 @@ _MORE = (
     SELECT 'usage.events', n % 8, 1, 100000 + n, 'unpriced', 'planted', 'letter-' || n, 'x', 1, 'x',
            now(), now(), 1 + n / 9000
     FROM generate_series(1, 10000) AS n""",
+    """INSERT INTO credit_hold (hold_id, account_id, amount_micro)
+    SELECT 'hold-' || n, 'account ' || n % 2000, 1 FROM generate_series(0, 49999) AS n""",
     """INSERT INTO usage_counter (account_id, counter, month, units)
     SELECT 'account ' || n % 2000, 'counter ' || n / 2000, '2026-11-01', n
     FROM generate_series(0, 49999) AS n""",
+)
+
+
+_LARGE_ACCOUNT = (
+    """UPDATE charge
+    SET posted_at = '2026-11-01'::timestamptz + "offset" / 100 * interval '1 second'""",
+    """INSERT INTO credit_transaction (account_id, type, amount_micro, balance_after_micro, actor,
+                                       created_at)
+    SELECT 'account 0', 'DEDUCT', -1, n, 'tests',
+           '2026-11-01'::timestamptz + n * interval '1 second'
+    FROM generate_series(1, 20000) AS n""",
 )
 
 
@@ -176,13 +189,27 @@ def _cases() -> Iterator[Case]:
             dead_letter_event=("event_id",),
         )
     yield _case("replay.became", ("usage.events", 1, *_newest(100)), charge_position=POSITION)
-    yield _case(
-        "accounts.read_last_entries",
-        ("account 7", 20),
-        charge_pkey=ACCOUNT,
-        credit_transaction_of_account=ACCOUNT,
-    )
+    entries = {"charge_history": ACCOUNT, "credit_transaction_of_account": ACCOUNT}
+    yield _case("accounts.read_last_entries", ("account 7", 20), **entries)
+    yield from _history_pages()
     yield _case("accounts.read_grants", ("account 7", 20), credit_grant_burn_order=ACCOUNT)
+
+
+def _history_pages() -> Iterator[Case]:
+    """The first page, a later one, and one of a month: by index and from where it begins."""
+    charges, transactions = ("account_id", "posted_at"), ("account_id", "created_at")
+    place = "c:" + "0" * 25
+    for arguments in (
+        (None, None, None, None, None, None),
+        (["USAGE", "GRANT", "HOLD"], ["COMPLETED", "PENDING"], MONTH, None, datetime.now(UTC), place),
+    ):
+        yield _case(
+            "history.history_page",
+            ("account 7", *arguments, 51),
+            charge_history=charges,
+            credit_transaction_of_account=transactions,
+            credit_hold_of_account=transactions,
+        )
 
 
 async def test_statements_find_their_rows_by_index(settings: Settings) -> None:
@@ -204,6 +231,29 @@ async def test_statements_find_their_rows_by_index(settings: Settings) -> None:
     finally:
         await connection.close()
     assert findings == []
+
+
+async def test_a_page_of_history_reads_no_more_of_a_large_account(settings: Settings) -> None:
+    """100,000 charges and 20,000 transactions of one account, in batches of 100 and one by one."""
+    await plant(settings, Batch(charges=100_000, accounts=1))
+    await run_sql(settings, *_LARGE_ACCOUNT, "ANALYZE")
+    connection = await asyncpg.connect(
+        settings.postgres.get_secret_value(), server_settings=session_parameters(settings, "tests")
+    )
+    text = load("history").history_page
+    try:
+        answer = await connection.fetchval(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", "account 0", *[None] * 6, 51
+        )
+    finally:
+        await connection.close()
+    rows = {
+        node["Index Name"]: node["Actual Rows"]
+        for node in _nodes(json.loads(answer)[0]["Plan"])
+        if "Index Name" in node
+    }
+    assert rows["charge_history"] <= 201, rows
+    assert rows["credit_transaction_of_account"] <= 52, rows
 
 
 async def _custom_plan(connection: "asyncpg.Connection[asyncpg.Record]", case: Case) -> Any:

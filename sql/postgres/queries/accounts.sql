@@ -20,7 +20,7 @@ LIMIT $2
 
 -- name: read_last_entries
 -- The newest ledger entries of an account, charges and transactions together, newest first.
--- $1 account, $2 at most so many. Reads all charges of the account: no index serves this order.
+-- $1 account, $2 at most so many.
 SELECT at, kind, amount_micro, balance_after_micro, reference, detail
 FROM (
     (SELECT posted_at AS at, 'CHARGE' AS kind, -amount_micro AS amount_micro, balance_after_micro,
@@ -34,7 +34,7 @@ FROM (
             coalesce(idempotency_key, transaction_id::text), reason, 0, transaction_id
      FROM credit_transaction
      WHERE account_id = $1
-     ORDER BY transaction_id DESC
+     ORDER BY created_at DESC, transaction_id DESC
      LIMIT $2)
 ) AS entry
 ORDER BY at DESC, place DESC, within DESC

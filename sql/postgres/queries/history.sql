@@ -3,8 +3,8 @@
 
 -- name: history_page
 -- Keyset paging: a page starts below the last row of the one before, so that new entries shift
--- nothing. Each branch reads at most a page by its own index; so the cost of a page does not grow
--- with the account.
+-- nothing. Each branch reads a page by its own index (of charges, whole batches of the account); so the
+-- cost of a page does not grow with the account.
 -- An open hold is PENDING, one that ended without a charge FAILED; a settled one is in the list as the
 -- charge that settled it.
 -- $1 account; $2 types (NULL: all), $3 statuses (NULL: all), $4 since (inclusive), $5 until (exclusive):
