@@ -16,8 +16,10 @@ from adapters.metrics import Metrics
 from adapters.patience import Patience
 from adapters.postgres import open_pool
 from adapters.settings import Settings
+from api import login
 from api.api_keys import KeyAuthenticator
 from api.database import Database
+from api.limits import limit_requests
 from api.measured import Measured
 from api.openapi import describe
 from api.problems import ProblemDocument, handle_problems
@@ -50,8 +52,10 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         (402, "Not enough credits"),
         (403, "Not allowed"),
         (404, "Not found, or not yours"),
+        (408, "The body came too slowly"),
         (409, "In conflict with what is there"),
         (413, "The body is too large"),
+        (415, "The body is not of a kind that is taken"),
         (422, "The request is not valid"),
         (429, "Too many"),
         (503, "The answer could not be established"),
@@ -101,14 +105,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = Metrics("api")
     app.state.prices = PriceSource()
     handle_problems(app)
+    limit_requests(app, settings)
     app.add_middleware(Measured, metrics=app.state.metrics)
     for routes in ROUTES:
         app.include_router(routes.router)
+    if settings.local_login:
+        app.include_router(login.router)
     describe(app)
     return app
 
 
 def _check(settings: Settings) -> None:
+    login.check_login(settings)
     secret = settings.jwt_secret.get_secret_value()
     if settings.jwt_algorithm in SYMMETRIC:
         if len(secret.encode()) < SECRET_BYTES_MIN:
