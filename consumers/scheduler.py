@@ -9,7 +9,6 @@ import asyncio
 import signal
 from collections.abc import Sequence
 
-import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaError
@@ -46,7 +45,7 @@ class Scheduler:
         self._metrics = metrics
         self._progress = progress
         self._workshop = Workshop(settings, metrics)
-        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._connection: Connection | None = None
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:

@@ -30,6 +30,9 @@ COMMANDS = (
     "tollgate.stream_command",
     "tollgate.account_command",
     "tollgate.grant_command",
+    "tollgate.coupon_command",
+    "tollgate.hold_command",
+    "tollgate.audit_log_command",
     "tollgate.api_key_command",
     "tollgate.charge_command",
     "tollgate.explain_command",
@@ -41,6 +44,7 @@ COMMANDS = (
     "tollgate.bench_command",
     "tollgate.schemas_command",
     "tollgate.job_command",
+    "tollgate.refresh_command",
 )
 
 

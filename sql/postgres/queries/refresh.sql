@@ -57,8 +57,8 @@ ON CONFLICT DO NOTHING
 -- or not (NULL: all that are due).
 SELECT tier, count(*) AS accounts,
        sum(coalesce(custom_micro, amount_micro, 0))::bigint AS amount_micro
-FROM allowance
-JOIN account USING (account_id)
+FROM account
+LEFT JOIN allowance USING (account_id)
 LEFT JOIN unnest($2::text[], $3::bigint[]) AS terms (tier, amount_micro) USING (tier)
 WHERE CASE WHEN $4::text[] IS NULL THEN NOT paused AND due_at <= coalesce($1::timestamptz, now())
            ELSE account_id = ANY($4) END
