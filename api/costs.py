@@ -51,9 +51,15 @@ async def cost_of(
 async def priced(
     request: Request, connection: Connection, event: UsageEvent, facts: AccountFacts
 ) -> Explanation | Rejected:
-    """The price under the version of the event's time; the published prices are kept in memory."""
+    """The price under the version of the event's time; the published prices are kept in memory.
+
+    Raises Problem 422 for a time before the first version.
+    """
     prices: PriceSource = request.app.state.prices
-    return await cost(connection, event, facts, history=await prices.current(connection))
+    history = await prices.current(connection)
+    if history.at(event.time) is None:
+        raise denied(Denial.UNPRICED, "no price version is in force then")
+    return await cost(connection, event, facts, history=history)
 
 
 def answer_of(found: Explanation | Rejected) -> CostAnswer:

@@ -9,10 +9,12 @@ from pydantic import BaseModel
 
 from adapters.account_view import Profile, read_profile
 from adapters.balance_cache import BalanceCache
-from adapters.idempotency import Key, once
+from adapters.failures import Failure
+from adapters.idempotency import Key, Reply, once
 from adapters.metrics import Metrics
 from adapters.patience import Patience
 from adapters.postgres import Connection, Pool
+from api.problems import Problem
 
 Result = TypeVar("Result")
 
@@ -49,7 +51,7 @@ class Database:
             return (await work(connection)).model_dump_json(by_alias=True)
 
         try:
-            reply = await self._patience.within(once(self._pool, key, answered))
+            reply = await self._patience.within(self._once(key, answered))
         finally:
             if account_id is not None:
                 self._balances.forget(account_id)
@@ -69,6 +71,15 @@ class Database:
     def forget(self, account_id: str) -> None:
         """The account has changed, or may have."""
         self._balances.forget(account_id)
+
+    async def _once(self, key: Key | None, work: Callable[[Connection], Awaitable[str]]) -> Reply:
+        """A refusal may be due to the same request with the same key, which won meanwhile."""
+        try:
+            return await once(self._pool, key, work)
+        except (Failure, Problem):
+            if key is None:
+                raise
+            return await once(self._pool, key, work)
 
     async def _on_a_connection(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
         async with self._pool.acquire() as connection:

@@ -47,6 +47,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def described_usage(fields: dict[str, Any]) -> UsageData:
+    """The usage of these fields, by the limits of an event's; raises Problem 422 beyond them."""
+    try:
+        return _USAGE.validate_json(json.dumps(fields))
+    except ValidationError as error:
+        raise _unfit(error) from None
+
+
 def described_event(
     account_id: str, data: UsageData, event_id: str = "described", when: datetime | None = None
 ) -> UsageEvent:
@@ -63,6 +71,10 @@ def described_event(
     try:
         return UsageEvent(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise Problem(422, Kind.INVALID, f"{place}: {first['msg']}") from None
+        raise _unfit(error) from None
+
+
+def _unfit(error: ValidationError) -> Problem:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return Problem(422, Kind.INVALID, f"{place}: {first['msg']}" if place else first["msg"])

@@ -38,10 +38,10 @@ from api.routes.accounts import EntryView, history_page, known_profile
 from api.routes.admin import adjustment_of, admin_of
 from api.routes.gate import Metadata, refused
 from api.routes.health import DOWN, Asked, Health, health
-from api.usage import Strict, described_event
+from api.usage import Strict, described_event, described_usage
 from core.explain import Explanation
 from core.rating import AccountFacts
-from schemas.events import PowerLevel, Rejected, TokenCounts, UsageData
+from schemas.events import PowerLevel, Rejected
 
 router = APIRouter()
 Tags = list[str | Enum]
@@ -192,11 +192,9 @@ async def calculate_cost(
 ) -> CostAnswer:
     """As /api/v1/accounts/{account_id}/calculate-cost; without an account, by the default tier."""
     account = caller.account_id if body.user_id is None else whose(caller, body.user_id)
-    tokens = TokenCounts(input=body.tokens_used - body.output_tokens, output=body.output_tokens)
-    usage = UsageData(
-        provider=body.provider, model=body.model, tokens=tokens, power_level=body.power_level
-    )
-    event = described_event(account or "nobody", usage)
+    tokens = {"input": body.tokens_used - body.output_tokens, "output": body.output_tokens}
+    fields = body.model_dump(include={"provider", "model", "power_level"}) | {"tokens": tokens}
+    event = described_event(account or "nobody", described_usage(fields))
 
     async def work(connection: Connection) -> Explanation | Rejected:
         profile = None if account is None else await read_profile(connection, account)
