@@ -91,17 +91,21 @@ def check_account_id(account_id: str) -> None:
 async def read_account(connection: Connection, account_id: str, *, entries_max: int) -> Row:
     """The account with its grants in burn order and its newest ledger entries, as of one moment.
 
-    Raises Failure when there is no such account.
+    `over_micro` is what is left of expired grants that are not booked yet: it can not be drawn.
+    `allowance` is None for an account that is not enrolled. Raises Failure when there is no
+    such account.
     """
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         account = await connection.fetchrow(SQL.read_account, account_id)
         if account is None:
-            raise _unknown(account_id)
+            raise unknown_account(account_id)
         grants = await connection.fetch(SQL.read_grants, account_id, GRANTS_SHOWN_MAX)
         entries = await connection.fetch(SQL.read_last_entries, account_id, entries_max)
+        allowance = await connection.fetchrow(SQL.read_allowance, account_id)
     return {
         **dict(account),
-        "available_micro": account["balance_micro"] - account["held_micro"],
+        "available_micro": account["balance_micro"] - account["held_micro"] - account["over_micro"],
+        "allowance": None if allowance is None else dict(allowance),
         "grants": [dict(grant) for grant in grants],
         "entries": [dict(entry) for entry in entries],
     }
@@ -135,7 +139,7 @@ async def change_account(
             await _check_tier(connection, tier)
         changed = await connection.fetchrow(SQL.change_account, account_id, tier, demo)
     if changed is None:
-        raise _unknown(account_id)
+        raise unknown_account(account_id)
     return dict(changed)
 
 
@@ -149,7 +153,7 @@ async def give(connection: Connection, request: GrantRequest) -> Granted:
         async with connection.transaction():
             account = await connection.fetchrow(SQL.lock_account, request.account_id)
             if account is None:
-                raise _unknown(request.account_id)
+                raise unknown_account(request.account_id)
             earlier = await _find_earlier(connection, request)
             return earlier or await post(connection, request, account["overdraft_micro"])
     except asyncpg.UniqueViolationError:
@@ -233,7 +237,8 @@ async def _check_tier(connection: Connection, tier: str) -> None:
         raise Failure(f"the price book in force has no tier {tier!r}: it has {', '.join(tiers)}")
 
 
-def _unknown(account_id: str) -> Failure:
+def unknown_account(account_id: str) -> Failure:
+    """What to tell somebody who names an account that is not there."""
     return Failure(
         f"no account {account_id[:128]!r}: create it with `tollgate account create`, or let its "
         "first event do it"

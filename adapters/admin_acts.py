@@ -8,9 +8,10 @@ from typing import Any
 
 from adapters.accounts import Granted, GrantRequest, change_account, create_account, give
 from adapters.audit_log import Act, note
-from adapters.coupons import NewCoupon, create_coupon, disable_coupon
+from adapters.coupons import NewCoupon, Redeemed, create_coupon, disable_coupon, redeem
 from adapters.postgres import Connection
 from adapters.queries import load
+from core.coupons import CouponRefusal
 
 SQL = load("admin_acts")
 
@@ -79,8 +80,10 @@ async def set_terms(connection: Connection, account_id: str, terms: Terms, admin
 
 
 async def allocate(connection: Connection, request: GrantRequest, admin: Admin) -> Granted:
-    """Gives a grant. Raises Failure when there is no such account."""
+    """Gives a grant; one that its key gave before is no new act. Raises Failure as `give` does."""
     granted = await give(connection, request)
+    if granted.repeated:
+        return granted
     before = {"balance_micro": granted.balance_after_micro - granted.amount_micro}
     after = {"balance_micro": granted.balance_after_micro, "grant_id": granted.grant_id}
     await note(connection, admin.act("grant", request.account_id, before, after))
@@ -106,3 +109,16 @@ async def withdraw_coupon(connection: Connection, code: str, admin: Admin) -> No
     """Nobody can use the coupon any more. Raises Failure when there is no such coupon."""
     disabled_at = await disable_coupon(connection, code)
     await note(connection, admin.act("disable_coupon", code, None, {"disabled_at": disabled_at}))
+
+
+async def redeem_for(
+    connection: Connection, code: str, account_id: str, admin: Admin
+) -> Redeemed | CouponRefusal | None:
+    """Redeems a coupon of a fixed amount on behalf of an account; answers as `redeem` does."""
+    done = await redeem(connection, code, account_id, admin.actor)
+    if isinstance(done, Redeemed):
+        given = done.granted
+        before = {"balance_micro": given.balance_after_micro - given.amount_micro}
+        after = {"balance_micro": given.balance_after_micro, "code": code}
+        await note(connection, admin.act("redeem_coupon", account_id, before, after))
+    return done

@@ -1,28 +1,39 @@
-"""`tollgate account show | create | set`: one account, as the ledger has it."""
+"""`tollgate account show | history | create | set | adjust`: one account, as the ledger has it."""
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tollgate.account_history import Account, Json, history, print_account
+
 if TYPE_CHECKING:
     from adapters.accounts import GrantRequest
     from adapters.settings import Settings
 
-Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The id of the account.")]
-Json = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
+Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Adds `account show`, `account create` and `account set`."""
+    """Adds `account show`, `history`, `create`, `set` and `adjust`."""
     group = typer.Typer(
-        help="Look at an account, create it, change its tier.",
+        help="Look at an account, create it, change its terms or its balance.",
         no_args_is_help=True,
         epilog="Example: tollgate account show acme",
     )
     group.command("show", epilog="Example: tollgate account show acme --entries 20")(show)
     group.command("create", epilog="Example: tollgate account create acme --tier pro")(create)
-    group.command("set", epilog="Example: tollgate account set acme --tier pro --no-demo")(change)
+    group.command(
+        "history", epilog="Example: tollgate account history acme --type GRANT --since 30d"
+    )(history)
+    group.command("set", epilog="Example: tollgate account set acme --tier pro --monthly-cap 500")(
+        change
+    )
+    group.command(
+        "adjust",
+        epilog="Example: tollgate account adjust acme -2.5 --reason 'charged twice by the shop'",
+        context_settings={"ignore_unknown_options": True},  # so that -2.5 is an amount
+    )(adjust)
     app.add_typer(group, name="account")
 
 
@@ -47,7 +58,7 @@ def show(
     if as_json:
         print_json(found)
     else:
-        _print(found)
+        print_account(found)
 
 
 def create(
@@ -60,30 +71,28 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create an account before its first event."""
-    from adapters.accounts import create_account, read_account
+    from adapters.accounts import read_account
+    from adapters.admin_acts import Admin, Terms, open_account
     from adapters.reach import postgres
     from adapters.settings import load_settings
+    from tollgate.arguments import actor
     from tollgate.output import print_json
 
     settings = load_settings()
     gift = _welcome(settings, account) if welcome else None
+    terms = Terms(tier=tier or settings.default_tier, demo=demo)
 
     async def book() -> dict[str, Any]:
         async with postgres(settings, "account") as connection:
-            await create_account(
-                connection,
-                account,
-                tier=tier or settings.default_tier,
-                demo=demo,
-                welcome=gift,
-            )
+            async with connection.transaction():
+                await open_account(connection, account, terms, gift, Admin(actor()))
             return await read_account(connection, account, entries_max=1)
 
     found = asyncio.run(book())
     if as_json:
         print_json(found)
     else:
-        _print(found)
+        print_account(found)
 
 
 def _welcome(settings: "Settings", account: str) -> "GrantRequest | None":
@@ -101,76 +110,88 @@ def change(
     account: Account,
     tier: Annotated[str | None, typer.Option(help="A tier of the price book.")] = None,
     demo: Annotated[bool | None, typer.Option("--demo/--no-demo", help="Demo mode.")] = None,
+    monthly_cap: Annotated[
+        str | None, typer.Option(metavar="CREDITS", help="The gate lets no month (UTC) cost more.")
+    ] = None,
+    no_cap: Annotated[bool, typer.Option("--no-cap", help="Take the monthly cap away.")] = False,
+    reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Change the tier or the demo mode, for charges from now on."""
-    from adapters.accounts import change_account
+    """Change tier, demo mode or monthly cap, for charges and holds from now on."""
+    from adapters.accounts import Row, read_account, unknown_account
+    from adapters.admin_acts import Admin, Terms, set_terms
     from adapters.reach import postgres
     from adapters.settings import load_settings
-    from tollgate.output import print_json, say
+    from tollgate.arguments import actor, parse_credits
+    from tollgate.output import print_json
 
-    if tier is None and demo is None:
-        raise typer.BadParameter("say what to change: --tier, --demo or --no-demo")
+    if tier is None and demo is None and monthly_cap is None and not no_cap:
+        raise typer.BadParameter("say what to change: --tier, --demo, --monthly-cap, --no-cap")
+    if no_cap and monthly_cap is not None:
+        raise typer.BadParameter("either --monthly-cap or --no-cap")
+    cap_micro = None if monthly_cap is None else parse_credits(monthly_cap)
+    terms = Terms(tier, demo, cap_micro, cap_given=no_cap or cap_micro is not None)
 
-    async def book() -> dict[str, Any]:
+    async def book() -> Row:
         async with postgres(load_settings(), "account") as connection:
-            return await change_account(connection, account, tier=tier, demo=demo)
+            async with connection.transaction():
+                if not await set_terms(connection, account, terms, Admin(actor(), reason)):
+                    raise unknown_account(account)
+            return await read_account(connection, account, entries_max=0)
 
-    changed = asyncio.run(book())
+    found = asyncio.run(book())
+    changed = {name: found[name] for name in ("account_id", "tier", "demo", "monthly_cap_micro")}
     if as_json:
         print_json(changed)
     else:
-        mode = "demo" if changed["demo"] else "charged"
-        say(f"{changed['account_id']}: tier {changed['tier']}, {mode}")
+        _tell_terms(changed)
 
 
-def _print(account: dict[str, Any]) -> None:
-    from tollgate.output import credits_text, print_table, say, time_text
+def _tell_terms(changed: dict[str, Any]) -> None:
+    from tollgate.output import credits_text, say
 
-    mode = ", demo: never charged" if account["demo"] else ""
-    say(f"account    {account['account_id']} (tier {account['tier']}{mode})")
-    say(f"since      {time_text(account['created_at'])} UTC")
-    say(f"balance    {credits_text(account['balance_micro'])} credits")
-    say(f"overdraft  {credits_text(account['overdraft_micro'])}")
-    say(f"held       {credits_text(account['held_micro'])} in {account['open_holds']} open holds")
-    say(f"available  {credits_text(account['available_micro'])}")
-    if account["grants"]:
-        print_table(
-            ("grant", "source", "priority", "left", "of", "expires", "by"),
-            [_grant_row(grant) for grant in account["grants"]],
-            title="Grants, in the order they are burned",
-        )
-    if account["entries"]:
-        print_table(
-            ("time (UTC)", "type", "credits", "balance", "reference", "detail"),
-            [_entry_row(entry) for entry in account["entries"]],
-            title="Newest ledger entries",
-        )
+    mode = "demo" if changed["demo"] else "charged"
+    cap_micro = changed["monthly_cap_micro"]
+    cap = "no cap" if cap_micro is None else f"monthly cap {credits_text(cap_micro)}"
+    say(f"{changed['account_id']}: tier {changed['tier']}, {mode}, {cap}")
 
 
-def _grant_row(grant: dict[str, Any]) -> tuple[object, ...]:
-    from tollgate.output import credits_text, time_text
+def adjust(
+    account: Account,
+    amount: Annotated[
+        str, typer.Argument(metavar="CREDITS", help="How many; with a minus they are taken.")
+    ],
+    reason: Reason,
+    as_json: Json = False,
+) -> None:
+    """Give or take credits, with a reason; what is taken beyond the balance becomes overdraft."""
+    from dataclasses import asdict
 
-    expires = "never" if grant["expires_at"] is None else time_text(grant["expires_at"])
-    return (
-        str(grant["grant_id"]),
-        grant["source"],
-        grant["priority"],
-        credits_text(grant["remaining_micro"]),
-        credits_text(grant["amount_micro"]),
-        f"{expires} (over)" if grant["expired"] else expires,
-        grant["granted_by"],
-    )
+    from adapters.accounts import unknown_account
+    from adapters.adjustments import Adjusted, Adjustment
+    from adapters.adjustments import adjust as book_adjustment
+    from adapters.reach import postgres
+    from adapters.settings import load_settings
+    from tollgate.arguments import actor, parse_credits
+    from tollgate.output import credits_text, print_json, say
 
+    sign = -1 if amount.startswith("-") else 1
+    amount_micro = sign * parse_credits(amount.removeprefix("-"))
+    adjustment = Adjustment(account, amount_micro, actor(), reason)
 
-def _entry_row(entry: dict[str, Any]) -> tuple[object, ...]:
-    from tollgate.output import credits_text
+    async def book() -> Adjusted:
+        async with postgres(load_settings(), "account") as connection, connection.transaction():
+            done = await book_adjustment(connection, adjustment)
+            if done is None:
+                raise unknown_account(account)
+            return done
 
-    return (
-        entry["at"],
-        entry["kind"],
-        credits_text(entry["amount_micro"]),
-        credits_text(entry["balance_after_micro"]),
-        entry["reference"],
-        entry["detail"],
+    adjusted = asyncio.run(book())
+    if as_json:
+        print_json(asdict(adjusted))
+        return
+    moved = "given" if sign > 0 else "taken"
+    say(
+        f"{account}: {credits_text(abs(adjusted.amount_micro))} credits {moved}; "
+        f"balance {credits_text(adjusted.balance_micro)}"
     )

@@ -30,7 +30,8 @@ def grant(
     """Give credits to an account; what it owes as overdraft is repaid first."""
     from dataclasses import asdict
 
-    from adapters.accounts import Granted, GrantRequest, give
+    from adapters.accounts import Granted, GrantRequest
+    from adapters.admin_acts import Admin, allocate
     from adapters.reach import postgres
     from adapters.settings import load_settings
     from tollgate.arguments import actor, parse_credits, parse_time
@@ -47,8 +48,8 @@ def grant(
     )
 
     async def book() -> Granted:
-        async with postgres(load_settings(), "grant") as connection:
-            return await give(connection, request)
+        async with postgres(load_settings(), "grant") as connection, connection.transaction():
+            return await allocate(connection, request, Admin(request.actor, reason))
 
     granted = asyncio.run(book())
     if as_json:

@@ -161,7 +161,8 @@ async def test_an_account_by_command(environment: dict[str, str]) -> None:
     assert wrong.returncode == 1
     assert "enterprise, free, pro" in wrong.stderr
     changed = await report(environment, "account", "set", "acme", "--tier", "free", "--demo")
-    assert changed == {"account_id": "acme", "tier": "free", "demo": True}
+    terms = {"account_id": "acme", "tier": "free", "demo": True, "monthly_cap_micro": None}
+    assert changed == terms
     granted = await report(environment, "grant", "acme", "0.5", "--key", "k", "--reason", "a b")
     assert granted["balance_after_micro"] == 1_000_500_000
     shown = await run_tollgate(environment, "account", "show", "acme")

@@ -198,10 +198,10 @@ def _cases() -> Iterator[Case]:
 def _history_pages() -> Iterator[Case]:
     """The first page, a later one, and one of a month: by index and from where it begins."""
     charges, transactions = ("account_id", "posted_at"), ("account_id", "created_at")
-    place = "c:" + "0" * 25
+    types, place = ["USAGE", "GRANT", "HOLD"], "c:" + "0" * 25
     for arguments in (
         (None, None, None, None, None, None),
-        (["USAGE", "GRANT", "HOLD"], ["COMPLETED", "PENDING"], MONTH, None, datetime.now(UTC), place),
+        (types, ["COMPLETED", "PENDING"], MONTH, None, datetime.now(UTC), place),
     ):
         yield _case(
             "history.history_page",

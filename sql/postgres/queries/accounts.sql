@@ -2,10 +2,22 @@
 -- Lock order everywhere: account, then holds, then grants.
 
 -- name: read_account
--- $1 account. With the number of its open holds.
-SELECT account_id, tier, demo, balance_micro, overdraft_micro, held_micro, created_at,
+-- $1 account. With the number of its open holds, this month's spend (UTC), and what is left of grants
+-- that are over and not booked.
+SELECT account_id, tier, demo, balance_micro, overdraft_micro, held_micro, monthly_cap_micro, created_at,
+       CASE WHEN spend_month >= date_trunc('month', now() AT TIME ZONE 'UTC')::date
+            THEN spend_micro ELSE 0 END AS spent_micro,
+       coalesce((SELECT sum(remaining_micro) FROM credit_grant
+                 WHERE credit_grant.account_id = $1 AND NOT spent AND expires_at <= now()), 0)::bigint
+           AS over_micro,
        (SELECT count(*) FROM credit_hold WHERE credit_hold.account_id = $1 AND state = 'open') AS open_holds
 FROM account
+WHERE account_id = $1
+
+-- name: read_allowance
+-- No row: the account is not enrolled. $1 account.
+SELECT due_at, refreshed_at, paused, preferred_day, custom_micro
+FROM allowance
 WHERE account_id = $1
 
 -- name: read_grants

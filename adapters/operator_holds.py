@@ -1,0 +1,48 @@
+"""Holds as an operator sees them, and how one is released by hand."""
+
+from typing import Any
+
+from adapters.audit_log import Act, note
+from adapters.gate_account import Spending, lock
+from adapters.gate_outcomes import Closed, Denied
+from adapters.postgres import Connection
+from adapters.queries import load
+from core.holds import Denial, HoldState
+
+SQL = load("gate")
+
+
+async def open_holds(connection: Connection, holds_max: int) -> list[dict[str, Any]]:
+    """The open holds of all accounts, those first that nobody touched for longest."""
+    return [dict(row) for row in await connection.fetch(SQL.list_open_holds, holds_max)]
+
+
+async def holds_of(
+    connection: Connection, account_id: str, *, only_open: bool, holds_max: int
+) -> list[dict[str, Any]]:
+    """The newest holds of one account."""
+    rows = await connection.fetch(SQL.list_holds, account_id, only_open, holds_max)
+    return [dict(row) for row in rows]
+
+
+async def release_by_hand(
+    connection: Connection, account_id: str, hold_id: str, *, actor: str, reason: str
+) -> Closed | Denied:
+    """Frees the reserve of a hold that its app left behind, with its row in the audit log.
+
+    One transaction under the account's lock; a hold that is closed already stays as it is. What is
+    reported for it later is charged all the same.
+    """
+    async with connection.transaction(isolation="read_committed"):
+        account = await lock(connection, account_id, hold_id)
+        if account is None:
+            return Denied(Denial.UNKNOWN_ACCOUNT)
+        hold = account.open_hold()
+        if isinstance(hold, Denial):
+            return account.denied(hold)
+        nothing = Spending(account_id, actor, amount_micro=0)
+        closed = await account.close(hold, HoldState.RELEASED, nothing, 0)
+        before = {"hold_id": hold_id, "state": "open", "amount_micro": hold.amount_micro}
+        after = {"hold_id": hold_id, "state": "released"}
+        await note(connection, Act(actor, "release_hold", account_id, before, after, reason))
+    return closed
