@@ -52,26 +52,13 @@ async def ingest(request: Request, caller: AnyCaller, prefer: _Prefer = "") -> R
     is certain: send the same events again, under the same ids.
     """
     settings: Settings = request.app.state.settings
-    body = await _body(request, settings.api_body_bytes_max)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    values = events_in(body, media_type, settings.ingest_events_max)
+    values = events_in(await request.body(), media_type, settings.ingest_events_max)
     judged = await _judged(values, caller, settings)
     accepted = [one for one in judged if isinstance(one, UsageEvent)]
     if accepted:
         await _publish(request.app.state.publisher, accepted, settings)
     return _answer(judged, whole=len(accepted) == len(judged), told="representation" in prefer)
-
-
-async def _body(request: Request, bytes_max: int) -> bytes:
-    """Read piece by piece, so that no larger body is ever in memory."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise Problem(415, Kind.REFUSED, "The body is sent without a Content-Encoding")
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > bytes_max:
-            raise Problem(413, Kind.TOO_LARGE, f"The body has more than {bytes_max} bytes")
-    return bytes(body)
 
 
 async def _judged(
