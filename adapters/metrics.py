@@ -167,6 +167,21 @@ JOB_FIGURES = Metric(
     "what jobs did, by the figures that `tollgate jobs` shows; dry runs do not count",
 )
 
+INGESTED = Metric(
+    "tollgate_ingested",
+    Kind.COUNTER,
+    ("outcome",),
+    "events",
+    "usage events by HTTP: accepted by Kafka, rejected with a reason, or full, slow or away when"
+    " Kafka did not take them",
+)
+INGEST_WAITING = Metric(
+    "tollgate_ingest_waiting_bytes",
+    Kind.GAUGE,
+    (),
+    "bytes",
+    "usage events by HTTP that wait for Kafka's acknowledgement, with 1 KiB for each on top",
+)
 API_REQUESTS = Metric(
     "tollgate_api_requests",
     Kind.COUNTER,
@@ -209,6 +224,8 @@ METRICS = (
     SHIP_SECONDS,
     BEHIND,
     DRIFT,
+    INGESTED,
+    INGEST_WAITING,
     API_REQUESTS,
     API_SECONDS,
     BALANCE_READS,
@@ -326,6 +343,12 @@ class Metrics:
         """Counts one request; `route` is the path with its placeholders, never a caller's text."""
         self._count(API_REQUESTS, 1, method, route, str(status))
         self._observe(API_SECONDS, seconds, route)
+
+    def ingested(self, outcome: str, events: int, waiting_bytes: int) -> None:
+        """Counts usage events of one request, and what waits for Kafka after it."""
+        if events:
+            self._count(INGESTED, events, outcome)
+        self._set(INGEST_WAITING, waiting_bytes)
 
     def balance_read(self, *, hit: bool) -> None:
         """Counts one balance that was shown."""

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Request, Response
 from starlette.responses import JSONResponse
 
 from adapters.event_publisher import EventPublisher, NotTaken
+from adapters.metrics import Metrics
 from adapters.publishing import Outgoing
 from adapters.settings import Settings
 from api.callers import AnyCaller, Caller
@@ -52,12 +53,18 @@ async def ingest(request: Request, caller: AnyCaller, prefer: _Prefer = "") -> R
     is certain: send the same events again, under the same ids.
     """
     settings: Settings = request.app.state.settings
+    metrics: Metrics = request.app.state.metrics
+    publisher: EventPublisher = request.app.state.publisher
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     values = events_in(await request.body(), media_type, settings.ingest_events_max)
     judged = await _judged(values, caller, settings)
     accepted = [one for one in judged if isinstance(one, UsageEvent)]
+    metrics.ingested("rejected", len(judged) - len(accepted), publisher.waiting_bytes)
     if accepted:
-        await _publish(request.app.state.publisher, accepted, settings)
+        not_taken = await _publish(publisher, accepted, settings)
+        metrics.ingested(not_taken or "accepted", len(accepted), publisher.waiting_bytes)
+        if not_taken is not None:
+            raise _come_again(not_taken)
     return _answer(judged, whole=len(accepted) == len(judged), told="representation" in prefer)
 
 
@@ -74,22 +81,25 @@ async def _judged(
 
 async def _publish(
     publisher: EventPublisher, events: Sequence[UsageEvent], settings: Settings
-) -> None:
+) -> NotTaken | None:
     topic = settings.topic_prefix + USAGE_EVENTS.name
-    records = [Outgoing(topic, event.subject.encode(), encode(event)) for event in events]
-    match await publisher.publish(records):
-        case None:
-            return
+    return await publisher.publish(
+        [Outgoing(topic, event.subject.encode(), encode(event)) for event in events]
+    )
+
+
+def _come_again(not_taken: NotTaken) -> Problem:
+    match not_taken:
         case NotTaken.FULL:
-            raise _later(429, Kind.TOO_MANY, "Too many events wait for Kafka", 1)
+            return _later(429, Kind.TOO_MANY, "Too many events wait for Kafka", 1)
         case NotTaken.SLOW:
-            raise _later(
+            return _later(
                 429, Kind.TOO_MANY, "Kafka is slow and has not taken all events in time", 2
             )
         case NotTaken.AWAY:
-            raise _later(503, Kind.UNAVAILABLE, "Kafka takes no events at the moment", 2)
-        case unknown:
-            assert_never(unknown)
+            return _later(503, Kind.UNAVAILABLE, "Kafka takes no events at the moment", 2)
+        case _:
+            assert_never(not_taken)
 
 
 def _later(status: int, kind: Kind, title: str, seconds: int) -> Problem:

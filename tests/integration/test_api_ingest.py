@@ -117,6 +117,10 @@ async def test_a_bad_event_never_affects_the_others(
         ("good-2", "accepted", "", ""),
     ]
     assert [one["index"] for one in told["events"]] == list(range(9))
+    counted = (await app.get("/metrics")).text
+    assert 'tollgate_ingested_total{outcome="accepted",stage="api"} 2.0' in counted
+    assert 'tollgate_ingested_total{outcome="rejected",stage="api"} 7.0' in counted
+    assert 'tollgate_ingest_waiting_bytes{stage="api"} 0.0' in counted
     with Worker("rater", environment) as rater:
         await wait_applied(settings, 2, seconds_max=60, worker=rater)
     assert [row[1] for row in await charges(settings)] == ["good-1", "good-2"]
