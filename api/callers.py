@@ -99,13 +99,3 @@ async def reachable_account(caller: AnyCaller, account_id: AccountId) -> str:
 
 
 ReachableAccount = Annotated[str, Depends(reachable_account)]
-
-
-async def own_account(caller: AnyCaller) -> str:
-    """The account of a user, for paths that name none; 403 for a caller without one."""
-    if caller.account_id is None:
-        raise Problem(403, Kind.FORBIDDEN, "This path is of the caller's own account")
-    return caller.account_id
-
-
-OwnAccount = Annotated[str, Depends(own_account)]
