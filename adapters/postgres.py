@@ -63,12 +63,14 @@ def session_parameters(settings: Settings, application_name: str) -> dict[str, s
 
 @asynccontextmanager
 async def open_pool(
-    settings: Settings, *, application_name: str, size: int = 2
+    settings: Settings, *, application_name: str, size: int = 2, stateless: bool = False
 ) -> AsyncIterator[Pool]:
     """A pool of at most `size` connections that connects at first use and heals by itself.
 
     Every statement ends within `statement_seconds_max`, on the server and here (a server that
-    does not answer at all is cut off by the client's own limit two seconds later).
+    does not answer at all is cut off by the client's own limit two seconds later). `stateless` says
+    that no user leaves a setting, lock or cursor behind: then giving a connection back asks the
+    server nothing.
     """
     pool = await asyncpg.create_pool(
         settings.postgres.get_secret_value(),
@@ -78,11 +80,16 @@ async def open_pool(
         command_timeout=settings.statement_seconds_max + 2,
         max_inactive_connection_lifetime=60,
         server_settings=session_parameters(settings, application_name),
+        reset=_nothing if stateless else None,
     )
     try:
         yield pool
     finally:
         pool.terminate()
+
+
+async def _nothing(_: Connection) -> None:
+    """In place of a round trip that resets a session nobody changed."""
 
 
 async def connect(

@@ -15,6 +15,7 @@ from adapters.gate_prices import PriceSource
 from adapters.metrics import Metrics
 from adapters.patience import Patience
 from adapters.postgres import open_pool
+from adapters.provider_keys import Vault
 from adapters.settings import Settings
 from api import login
 from api.api_keys import KeyAuthenticator
@@ -33,6 +34,7 @@ from api.routes import (
     health,
     ingest,
     me,
+    provider_keys,
     purchases,
     sessions,
 )
@@ -41,7 +43,7 @@ from core.holds import Limits
 
 SECRET_BYTES_MIN = 32
 ROUTES = (
-    *(gate, sessions, me, accounts, purchases, ingest),
+    *(gate, sessions, me, accounts, purchases, provider_keys, ingest),
     *(admin, coupons, health, compat, compat_camel),
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -73,8 +75,9 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         impatient = settings.model_copy(update={"statement_seconds_max": settings.gate_seconds_max})
+        size = settings.api_pool
         async with (
-            open_pool(impatient, application_name="api", size=settings.api_pool) as pool,
+            open_pool(impatient, application_name="api", size=size, stateless=True) as pool,
             open_publisher(settings) as publisher,
         ):
             app.state.pool = pool
@@ -104,6 +107,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = Metrics("api")
     app.state.prices = PriceSource()
+    app.state.vault = Vault(settings.provider_key_secrets)
     handle_problems(app)
     limit_requests(app, settings)
     app.add_middleware(Measured, metrics=app.state.metrics)
