@@ -10,6 +10,7 @@ from adapters.audit import audit
 from adapters.failures import Failure
 from adapters.postgres import Connection
 from adapters.settings import Settings
+from tollgate.demo_credits import CreditsAct
 from tollgate.demo_figures import (
     SQL,
     Canary,
@@ -46,10 +47,16 @@ class Run:
         Raises Failure when a worker ends by itself or nothing moves for two minutes.
         """
         with workers(self._settings.home / "demo-logs", self._raters) as running:
+            remark("an account, a grant and two streams, over HTTP")
+            act = CreditsAct(running)
+            await act.open()
             before = await read_totals(self._connection, self._settings)
             drained = await self._drain(running)
             after = await read_totals(self._connection, self._settings)
             latencies = await self._calm(running)
+            remark("the monthly allowance, and a reconciliation of what was left behind")
+            credits_act = await act.close()
+            await self._wait_copied(running)
             remark("checking every invariant in all three stores")
             verdict = await audit(self._settings)
         analytics = await asyncio.to_thread(read_analytics, self._settings)
@@ -57,6 +64,7 @@ class Run:
         outcome = {name: after[name] - before[name] for name in before if name != "last_letter"}
         return {
             **drained,
+            "credits": credits_act,
             "outcome": outcome,
             "as_expected": _as_expected(drained["published"], outcome, list(map(dict, letters))),
             "dead_letters": [dict(row) for row in letters],

@@ -9,6 +9,7 @@ from tollgate.output import credits_text, print_table, say
 def print_summary(report: dict[str, Any]) -> None:
     """Prints throughput, outcomes, top accounts and models, dead letters, latencies, verdict."""
     say("")
+    print_table(["credits and the gate", ""], report["credits"]["steps"])
     _speed(report)
     _outcomes(report)
     _analytics(report["analytics"])

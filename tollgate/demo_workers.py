@@ -1,10 +1,11 @@
 """The demo's processes: workers in the background, and commands as a person would type them."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ class Workers:
         self._directory = directory
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, stage: str) -> None:
-        """Starts one stage under a name that is also its log's."""
+    def start(self, name: str, stage: str, settings: Mapping[str, str] | None = None) -> None:
+        """Starts one stage under a name that is also its log's, with settings of its own."""
         with self._log(name).open("wb") as log:
             self._running[name] = subprocess.Popen(  # noqa: S603 - our own command
-                [*_TOLLGATE, "run", stage], stderr=log, stdin=subprocess.DEVNULL
+                [*_TOLLGATE, "run", stage],
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(settings or {})},
             )
 
     def require(self) -> None:
