@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import jwt
 import uvicorn
+from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from adapters.settings import Settings
@@ -23,6 +24,17 @@ def with_tokens(settings: Settings, **changes: object) -> Settings:
     """Settings of an API that verifies tokens of `token`."""
     return settings.model_copy(
         update={"jwt_secret": SecretStr(SECRET), "gate_seconds_max": 5.0, **changes}
+    )
+
+
+def everything_on(settings: Settings) -> Settings:
+    """Settings under which every route is there, and none leads out of the machine."""
+    return with_tokens(
+        settings,
+        local_login=True,
+        provider_key_secrets=[SecretStr(Fernet.generate_key().decode())],
+        openrouter_base_url="http://127.0.0.1:1",
+        openrouter_seconds_max=0.2,
     )
 
 

@@ -34,6 +34,7 @@ COMMANDS = (
     "tollgate.hold_command",
     "tollgate.audit_log_command",
     "tollgate.api_key_command",
+    "tollgate.provider_key_command",
     "tollgate.charge_command",
     "tollgate.explain_command",
     "tollgate.calculate_cost_command",

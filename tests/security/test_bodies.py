@@ -11,7 +11,7 @@ import pytest
 
 from adapters.postgres import connect
 from adapters.settings import Settings
-from tests.apis import client, serve, with_tokens
+from tests.apis import client, everything_on, serve
 from tests.gates import CREDIT, account, assert_sound
 from tests.security.routes import Access, operations, strings
 
@@ -71,7 +71,7 @@ async def callers(
     settings: Settings, connection: asyncpg.Connection, topics: dict[str, str]
 ) -> AsyncIterator[Clients]:
     async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(serve(with_tokens(settings, local_login=True)))
+        address = await stack.enter_async_context(serve(everything_on(settings)))
         yield {
             "user": await stack.enter_async_context(client(address, "acme")),
             "admin": await stack.enter_async_context(client(address, "root", "admin")),

@@ -14,15 +14,17 @@ import pytest
 from adapters.postgres import connect
 from adapters.settings import Settings
 from api.scopes import SCOPE_OF_TAG
-from tests.apis import client, serve, with_tokens
+from tests.apis import client, everything_on, serve
 from tests.gates import CREDIT, account
 from tests.security.routes import METHODS, ROWS, Access, Operation, operations
 
 OPERATIONS = operations()
 GUARDED = [each for each in OPERATIONS if each.access is not Access.PUBLIC]
 # Things of the account `acme`, by the name of the path's parameter.
-OF_ACME = {"account_id": "acme", "hold_id": "hold-of-acme", "session_id": "session-of-acme"}
-MISSING = {"account_id": "nobody", "hold_id": "no-such-hold", "session_id": "no-such-session"}
+OF_ACME = {"account_id": "acme", "hold_id": "hold-of-acme", "session_id": "session-of-acme",
+           "provider": "openrouter"}  # fmt: skip
+MISSING = {"account_id": "nobody", "hold_id": "no-such-hold", "session_id": "no-such-session",
+           "provider": "openrouter"}  # fmt: skip
 # Fields that would name an account beside the one of the path or the caller.
 NAMES_AN_ACCOUNT = {"account", "account_id", "accountId", "user", "user_id", "userId", "subject"}
 Clients = dict[str, httpx2.AsyncClient]
@@ -43,7 +45,7 @@ async def callers(
 ) -> AsyncIterator[Clients]:
     """Who there is: the account's own user, another one, a service, an admin, and nobody."""
     async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(serve(with_tokens(settings, local_login=True)))
+        address = await stack.enter_async_context(serve(everything_on(settings)))
         kinds = {
             "own": ("acme", "user"),
             "foreign": ("eve", "user"),
@@ -59,6 +61,9 @@ async def callers(
             wanted = {"credits": 5, f"{kind}_id": OF_ACME[f"{kind}_id"]}
             answer = await made["service"].post(f"/api/v1/accounts/acme/{kind}s", json=wanted)
             assert answer.status_code == 201
+        key = {"key": "sk-or-v1-of-acme-only"}
+        answer = await made["own"].put("/api/v1/accounts/acme/provider-keys/openrouter", json=key)
+        assert answer.status_code == 200
         yield made
 
 
