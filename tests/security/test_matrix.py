@@ -13,6 +13,7 @@ import pytest
 
 from adapters.postgres import connect
 from adapters.settings import Settings
+from api.app import ROUTES
 from api.scopes import SCOPE_OF_TAG
 from tests.apis import client, everything_on, serve
 from tests.gates import CREDIT, account
@@ -91,6 +92,16 @@ def test_somebody_has_said_who_may_use_each_route() -> None:
     assert len(OPERATIONS) > 5
     assert [each.name for each in OPERATIONS if each.access is None] == []
     assert set(ROWS) <= {each.name for each in OPERATIONS}, "a row of a route that is gone"
+
+
+def test_no_other_route_hides_from_the_document() -> None:
+    hidden = {
+        route.path
+        for module in ROUTES
+        for route in module.router.routes
+        if not getattr(route, "include_in_schema", False)
+    }
+    assert hidden == {"/metrics"}
 
 
 def test_every_parameter_in_a_path_has_a_row() -> None:
