@@ -36,6 +36,7 @@ from api.routes import (
     me,
     provider_keys,
     purchases,
+    refreshes,
     sessions,
 )
 from api.tokens import SYMMETRIC, TokenAuthenticator
@@ -44,7 +45,7 @@ from core.holds import Limits
 SECRET_BYTES_MIN = 32
 ROUTES = (
     *(gate, sessions, me, accounts, purchases, provider_keys, ingest),
-    *(admin, coupons, health, compat, compat_camel),
+    *(admin, coupons, refreshes, health, compat, compat_camel),
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemDocument, "description": text}
