@@ -43,6 +43,6 @@ async def release_by_hand(
         nothing = Spending(account_id, actor, amount_micro=0)
         closed = await account.close(hold, HoldState.RELEASED, nothing, 0)
         before = {"hold_id": hold_id, "state": "open", "amount_micro": hold.amount_micro}
-        after = {"hold_id": hold_id, "state": "released"}
+        after = {**before, "state": "released"}
         await note(connection, Act(actor, "release_hold", account_id, before, after, reason))
     return closed
