@@ -29,6 +29,7 @@ from api.routes import (
     admin,
     compat,
     compat_camel,
+    compat_refresh,
     coupons,
     gate,
     health,
@@ -45,7 +46,7 @@ from core.holds import Limits
 SECRET_BYTES_MIN = 32
 ROUTES = (
     *(gate, sessions, me, accounts, purchases, provider_keys, ingest),
-    *(admin, coupons, refreshes, health, compat, compat_camel),
+    *(admin, coupons, refreshes, health, compat, compat_camel, compat_refresh),
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemDocument, "description": text}

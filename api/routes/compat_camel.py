@@ -35,7 +35,9 @@ router = APIRouter(
 ALLOCATIONS_MAX = 500
 
 
-class _Camel(BaseModel):
+class Camel(BaseModel):
+    """An answer whose names are in camelCase on the wire."""
+
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True
     )
@@ -54,7 +56,7 @@ class CamelCheckAnswer(BaseModel):
     message: str = Field(examples=["Sufficient credits"])
 
 
-class Allocation(_Camel):
+class Allocation(Camel):
     """Credits that were given."""
 
     id: int
@@ -67,7 +69,7 @@ class Allocation(_Camel):
     notes: str
 
 
-class CamelBalanceAnswer(_Camel):
+class CamelBalanceAnswer(Camel):
     """What can be drawn: the allocations that have not expired, less any overdraft."""
 
     total_credits: NumberCredits

@@ -85,3 +85,33 @@ async def test_what_is_refused(admin: httpx2.AsyncClient) -> None:
     assert (await admin.get("/api/v1/accounts/nobody/refreshes")).status_code == 404
     assert (await admin.post(f"{ADMIN}/refreshes", json={"accounts": []})).status_code == 422
     assert (await admin.post(f"{ADMIN}/refreshes/9/undo", json=WHY)).status_code == 409
+
+
+async def test_002_the_paths_of_the_source(
+    admin: httpx2.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    one = "/api/admin/users/acme"
+    settings = {"creditRefreshHold": True, "creditRefreshDay": 5, "customCreditAmount": 12.5}
+    answer = await admin.put(f"{one}/refresh-settings", json=settings)
+    assert answer.status_code == 200
+    assert answer.json() | settings == answer.json()
+    dry = (await admin.post(f"{one}/refresh-credits", json={"dryRun": True})).json()
+    assert dry == {"dryRun": True, "refreshed": 1, "failed": 0, "amount": 12.5}
+    done = (await admin.post(f"{one}/refresh-credits", json={})).json()
+    assert done == {"dryRun": False, "refreshed": 1, "failed": 0, "amount": 12.5}
+    body = {"userIds": ["acme", "nobody"], "dryRun": True}
+    bulk = (await admin.post("/api/admin/credits/bulk-refresh", json=body)).json()
+    assert (bulk["refreshed"], bulk["failed"]) == (1, 1)
+    history = (await admin.get(f"{one}/refresh-history")).json()
+    assert [(h["oldBalance"], h["newBalance"]) for h in history["history"]] == [(100.0, 112.5)]
+    query = {"params": {"userId": "acme"}}
+    own = await admin.get("/api/user/credits/refresh-history", **query)
+    assert own.json() == history
+    following = (await admin.get("/api/user/credits/next-refresh", **query)).json()
+    assert following["creditRefreshHold"] is True
+    assert following["lastCreditRefresh"] is not None
+    stats = (await admin.get("/api/admin/credits/refresh-stats")).json()
+    assert (stats["totalRefreshes"], stats["totalCredits"]) == (1, 12.5)
+    assert (await admin.put(f"{one}/refresh-settings", json={})).status_code == 422
+    missing = await admin.post("/api/admin/users/none/refresh-credits", json={})
+    assert missing.status_code == 404

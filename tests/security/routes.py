@@ -47,16 +47,21 @@ ROWS = {
     "POST /api/v1/credits/calculate-cost": Access.NAMED,
     "POST /api/v1/credits/deduct": Access.NAMED,
     "POST /api/credits/allocate": Access.ADMIN,
-    "POST /api/admin/credits/adjust": Access.ADMIN,
+    "GET /api/user/credits/next-refresh": Access.NAMED,
+    "GET /api/user/credits/refresh-history": Access.NAMED,
 }
 PREFIXES = {
     "/api/v1/accounts/{account_id}": Access.ACCOUNT,
     "/api/v1/admin/": Access.ADMIN,
+    "/api/admin/": Access.ADMIN,
 }
 # Of fields that say the same, one is sent.
 OTHERS = {"credits": ("requiredCredits", "usage", "percent")}
 # Where no field is needed alone, and one of two is.
-NEEDED = {"POST /api/credits/check": {"credits": 1}}
+NEEDED = {
+    "POST /api/credits/check": {"credits": 1},
+    "POST /api/v1/accounts/{account_id}/check": {"credits": 1},
+}
 # Fields that name an account where the path does not.
 NAMING = ("user_id", "userId")
 

@@ -29,13 +29,17 @@ NO_KEY = {
     "POST /api/v1/credits/calculate-cost",
     "POST /api/credits/check",
 }
-# What the source documents ask for; refreshes and provider keys are not here.
+# What the source documents ask for by its path.
 SOURCES = {
     "GET /api/users/me", "GET /api/credits/transactions", "POST /api/admin/credits/adjust",
     "GET /api/health", "GET /api/v1/credits/balance", "POST /api/v1/credits/calculate-cost",
     "POST /api/v1/credits/deduct", "GET /api/v1/credits/transactions",
     "POST /api/v1/admin/credits/allocate", "GET /api/v1/system/status",
     "GET /api/credits/balance", "POST /api/credits/allocate", "POST /api/credits/check",
+    "POST /api/admin/users/{userId}/refresh-credits", "POST /api/admin/credits/bulk-refresh",
+    "GET /api/admin/users/{userId}/refresh-history", "GET /api/admin/credits/refresh-stats",
+    "PUT /api/admin/users/{userId}/refresh-settings", "GET /api/user/credits/next-refresh",
+    "GET /api/user/credits/refresh-history",
 }  # fmt: skip
 
 
@@ -59,7 +63,7 @@ def test_every_compatible_route_is_in_the_table() -> None:
 def test_the_page_names_routes_that_exist() -> None:
     paths = {route.partition(" ")[2] for route in ROUTES} | {"/metrics", "/openapi.json", "/docs"}
     spans = re.findall(r"`(/[a-z][^`\s]*)`", PAGE)
-    starts = ("/api/credits/...", "/api/v1", "/api/v1/admin", "/balance")
+    starts = ("/api/credits/...", "/api/v1", "/api/v1/admin", "/balance", "/refreshes")
     assert not {span for span in spans if span not in paths and span not in starts}
 
 
