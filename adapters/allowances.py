@@ -18,7 +18,8 @@ from adapters.postgres import Connection
 from adapters.queries import load
 from adapters.refresh import RefreshRun, refresh_these
 from core.refresh import Terms
-from schemas.jobs import JobName, new_job
+from schemas.job_names import JobName
+from schemas.jobs import new_job
 
 SQL = load("allowances")
 LEDGER = load("ledger")

@@ -8,9 +8,12 @@ from typing import Any
 
 from adapters.postgres import Connection
 from adapters.queries import load
-from schemas.jobs import Job, JobName
+from adapters.settings import Settings
+from schemas.job_names import JobName
+from schemas.jobs import Job
 
 SQL = load("jobs")
+STATEMENT_SECONDS = 45.0  # less than what the watchdog takes for a stall
 _ERROR_CHARS_MAX = 500
 
 Figures = dict[str, int]
@@ -65,6 +68,14 @@ async def _open(connection: Connection, job: Job) -> Run | None:
         return None
     figures = json.loads(row["figures"])
     return Run(row["run_id"], JobName(row["job"]), row["dry_run"], job.source, figures)
+
+
+def patient(settings: Settings) -> Settings:
+    """As a job connects: nobody waits for its statements, and one may walk over half a million
+    index entries that a killed run left behind.
+    """
+    seconds = max(settings.statement_seconds_max, STATEMENT_SECONDS)
+    return settings.model_copy(update={"statement_seconds_max": seconds})
 
 
 async def supersede(connection: Connection, job: Job) -> None:

@@ -4,7 +4,7 @@ Not among them: charges, which are the claims of the events and the ledger at on
 outcomes, by which `tollgate verify` accounts for every offset; both tables refuse a DELETE.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from adapters.jobs import add_figures
@@ -30,7 +30,9 @@ async def preview(connection: Connection, keep: Keep) -> dict[str, int]:
     return dict(row)
 
 
-async def purge(connection: Connection, run_id: int, keep: Keep) -> AsyncIterator[dict[str, int]]:
+async def purge(
+    connection: Connection, run_id: int, keep: Keep
+) -> AsyncGenerator[dict[str, int], None]:
     """Removes what is older; yields what each transaction removed. Harmless beside itself."""
     plan = (("keys", SQL.purge_keys, keep.key_days), ("runs", SQL.purge_runs, keep.run_days))
     for name, statement, days in plan:

@@ -62,12 +62,17 @@ class DueTier:
 
 
 async def enrol(connection: Connection) -> AsyncIterator[int]:
-    """Gives every account that has none its due time; yields how many each step took.
+    """Gives every account that has none its due time; yields how many each step found.
 
     Idempotent, and harmless beside itself.
     """
-    while enrolled := await connection.fetchval(SQL.enrol, ENROL_ACCOUNTS_MAX):
-        yield enrolled
+    last: str | None = ""
+    while last is not None:
+        row = await connection.fetchrow(SQL.enrol, last, ENROL_ACCOUNTS_MAX)
+        assert row is not None  # noqa: S101 - an aggregate gives one row
+        last = row["last"]
+        if row["enrolled"]:
+            yield row["enrolled"]
 
 
 async def count_due(

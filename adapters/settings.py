@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     refresh_batch: int = Field(
         1_000, ge=1, le=20_000, description="accounts refreshed in one transaction"
     )
+    refresh_connections: int = Field(
+        2, ge=1, le=16, description="PostgreSQL connections that share one run of the refresh job"
+    )
     refresh_dry_run: bool = Field(
         False, description="the refresh job reports what it would give and gives nothing"
     )

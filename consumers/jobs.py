@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
 from typing import Final, assert_never
 
 import structlog
@@ -11,13 +12,15 @@ from adapters import expiry, purge, reconcile, refresh
 from adapters.audit import audit
 from adapters.failures import Failure
 from adapters.gate_prices import PriceSource
-from adapters.jobs import Ended, Figures, Run, add_figures, at_work, end_run
+from adapters.jobs import Ended, Figures, Run, add_figures, at_work, end_run, patient
 from adapters.metrics import Metrics
-from adapters.postgres import TRANSIENT, Connection
+from adapters.postgres import TRANSIENT, Connection, connect
 from adapters.refresh import REFUSALS
 from adapters.settings import Settings
+from consumers.side_by_side import merged
 from core.refresh import Terms
-from schemas.jobs import Job, JobName
+from schemas.job_names import JobName
+from schemas.jobs import Job
 
 log = structlog.get_logger()
 
@@ -81,15 +84,16 @@ class Workshop:
         self._failures_logged = 0
         dry = run.dry_run or (run.job is JobName.REFRESH and self._settings.refresh_dry_run)
         steps = self._preview(connection, run) if dry else self._steps(connection, run)
-        async for figures in steps:
-            note(figures)
-            if self._metrics is not None and not dry:
-                self._metrics.job_did(run.job, figures)
-            if self._stopping.is_set():
-                return False
+        async with aclosing(steps):
+            async for figures in steps:
+                note(figures)
+                if self._metrics is not None and not dry:
+                    self._metrics.job_did(run.job, figures)
+                if self._stopping.is_set():
+                    return False
         return True
 
-    def _steps(self, connection: Connection, run: Run) -> AsyncIterator[Figures]:
+    def _steps(self, connection: Connection, run: Run) -> AsyncGenerator[Figures, None]:
         match run.job:
             case JobName.REFRESH:
                 return self._refresh(connection, run)
@@ -104,7 +108,7 @@ class Workshop:
             case _:
                 assert_never(run.job)
 
-    async def _refresh(self, connection: Connection, run: Run) -> AsyncIterator[Figures]:
+    async def _refresh(self, connection: Connection, run: Run) -> AsyncGenerator[Figures, None]:
         if not self._settings.refresh_enabled:
             log.warning("refresh is switched off", variable="TOLLGATE_REFRESH_ENABLED")
             return
@@ -113,26 +117,35 @@ class Workshop:
             yield {"enrolled": enrolled}
         terms = terms_of(self._settings)
         what = refresh.RefreshRun(run.run_id, ACTOR, "the monthly allowance", terms)
-        async for batch in refresh.refresh_due(connection, what, self._settings.refresh_batch):
-            for account_id, refusal in batch.failures:
-                self._log_failure(account_id, refusal)
-            yield batch.figures
+        batch_accounts = self._settings.refresh_batch
+        async with AsyncExitStack() as stack:
+            connections = [connection]
+            for _ in range(self._settings.refresh_connections - 1):
+                more = await connect(patient(self._settings), application_name=f"{ACTOR}-refresh")
+                stack.push_async_callback(more.close, timeout=2)
+                connections.append(more)
+            streams = [refresh.refresh_due(one, what, batch_accounts) for one in connections]
+            async with aclosing(merged(streams)) as batches:
+                async for batch in batches:
+                    for account_id, refusal in batch.failures:
+                        self._log_failure(account_id, refusal)
+                    yield batch.figures
 
     def _log_failure(self, account_id: str, refusal: str) -> None:
         self._failures_logged += 1
         if self._failures_logged <= FAILURES_LOGGED_MAX:
             log.error("an account was not refreshed", account_id=account_id, refusal=refusal)
 
-    async def _reconcile(self, connection: Connection, run: Run) -> AsyncIterator[Figures]:
+    async def _reconcile(self, connection: Connection, run: Run) -> AsyncGenerator[Figures, None]:
         after_seconds = self._settings.reconcile_after_seconds
         async for done in reconcile.reconcile(connection, run.run_id, after_seconds, self._prices):
             yield done.figures
 
-    async def _expire(self, connection: Connection, run: Run) -> AsyncIterator[Figures]:
+    async def _expire(self, connection: Connection, run: Run) -> AsyncGenerator[Figures, None]:
         async for done in expiry.expire(connection, ACTOR, run.run_id):
             yield done.figures
 
-    async def _audit(self, connection: Connection, run: Run) -> AsyncIterator[Figures]:
+    async def _audit(self, connection: Connection, run: Run) -> AsyncGenerator[Figures, None]:
         report = await audit(self._settings)
         for result in report.results:
             if self._metrics is not None:
@@ -149,7 +162,7 @@ class Workshop:
         await add_figures(connection, run.run_id, figures)
         yield figures
 
-    async def _preview(self, connection: Connection, run: Run) -> AsyncIterator[Figures]:
+    async def _preview(self, connection: Connection, run: Run) -> AsyncGenerator[Figures, None]:
         """What the job would do; an audit changes nothing anyhow."""
         match run.job:
             case JobName.REFRESH:

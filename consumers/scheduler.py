@@ -14,14 +14,15 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaError
 
 from adapters.job_stream import open_jobs
-from adapters.jobs import Busy, Figures, supersede
+from adapters.jobs import Busy, Figures, patient, supersede
 from adapters.metrics import Metrics
 from adapters.postgres import TRANSIENT, Connection, connect
 from adapters.settings import Settings
 from consumers.jobs import Workshop
 from consumers.probes import serve_probes
 from consumers.progress import Progress
-from schemas.jobs import BadJob, Job, JobName, decode_job
+from schemas.job_names import JobName
+from schemas.jobs import BadJob, Job, decode_job
 
 log = structlog.get_logger()
 
@@ -116,7 +117,7 @@ class Scheduler:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(self._settings, application_name=STAGE)
+            self._connection = await connect(patient(self._settings), application_name=STAGE)
         return self._connection
 
     async def _wait_out(self, trouble: Exception, failures: int) -> None:

@@ -13,7 +13,8 @@ from typing import Final
 from aiokafka.errors import KafkaError
 
 from producers.connection import Link, RawRecord, new_producer
-from schemas.jobs import JobName, encode_job, new_job, slot_key
+from schemas.job_names import JobName
+from schemas.jobs import encode_job, new_job, slot_key
 
 log = logging.getLogger(__name__)
 

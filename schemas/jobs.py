@@ -5,11 +5,12 @@ The id is the run's key: whoever sends the same id asks for the same run, and it
 
 import re
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+
+from schemas.job_names import JobName
 
 JOB_TYPE: Final = "tollgate.job.v1"
 VALUE_BYTES_MAX: Final = 4_096
@@ -20,16 +21,6 @@ _CONFIG = ConfigDict(strict=True, extra="ignore")
 _CLOSED = ConfigDict(strict=True, extra="forbid")
 
 JobKey = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.:-]+$")]
-
-
-class JobName(StrEnum):
-    """What a scheduler can do: the closed set."""
-
-    REFRESH = "refresh"
-    RECONCILE = "reconcile"
-    EXPIRE = "expire"
-    AUDIT = "audit"
-    PURGE = "purge"
 
 
 @dataclass(frozen=True, slots=True, config=_CLOSED)

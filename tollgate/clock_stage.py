@@ -11,7 +11,7 @@ from adapters.settings import Settings
 from consumers.probes import serve_probes
 from consumers.progress import Progress
 from producers.clock import Clock
-from schemas.jobs import JobName
+from schemas.job_names import JobName
 
 log = structlog.get_logger()
 

@@ -5,12 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from schemas.jobs import JobName
+from schemas.job_names import JobName
 
 if TYPE_CHECKING:
     from adapters.jobs import Ended, Figures
     from adapters.settings import Settings
     from schemas.jobs import Job
+
+# PostgreSQL keeps figures in no order of ours: what was looked at, what came of it, amounts.
+_ORDER = (
+    "enrolled", "accounts", "examined", "grants", "refreshed", "reconciled", "failed", "waiting",
+    "unpriced", "checks", "compared", "findings", "over", "keys", "runs", "amount_micro",
+    "replaced_micro", "charged_micro", "freed_micro", "reserved_micro", "expired_micro",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -75,7 +82,7 @@ def _job(name: JobName, key: str | None, *, dry_run: bool) -> "Job":
 
 async def _do(settings: "Settings", asked: "Job") -> "Ended | None":
     from adapters.failures import Failure
-    from adapters.jobs import Busy
+    from adapters.jobs import Busy, patient
     from adapters.reach import postgres
     from consumers.jobs import Workshop
     from tollgate.output import progress
@@ -86,7 +93,7 @@ async def _do(settings: "Settings", asked: "Job") -> "Ended | None":
             steps.advance(figures.get("accounts", figures.get("examined", 1)))
 
         try:
-            async with postgres(settings, "job") as connection:
+            async with postgres(patient(settings), "job") as connection:
                 return await Workshop(settings).run(connection, asked, note)
         except Busy:
             raise Failure(f"a scheduler is at work on {asked.id}") from None
@@ -116,10 +123,13 @@ def figures_text(figures: "Figures") -> str:
     """The figures on one line, amounts in credits."""
     from tollgate.output import credits_text
 
+    known = {name: place for place, name in enumerate(_ORDER)}
     shown = [
         f"{name.removesuffix('_micro').replace('_', ' ')} "
         f"{credits_text(amount) if name.endswith('_micro') else f'{amount:,}'}"
-        for name, amount in figures.items()
+        for name, amount in sorted(
+            figures.items(), key=lambda figure: (known.get(figure[0], len(known)), figure[0])
+        )
     ]
     return ", ".join(shown) or "nothing"
 

@@ -14,7 +14,8 @@ import pytest
 from adapters.jobs import list_runs
 from adapters.postgres import connect
 from adapters.settings import Settings
-from schemas.jobs import JobName, encode_job, new_job
+from schemas.job_names import JobName
+from schemas.jobs import encode_job, new_job
 from tests.commands import report, run_tollgate
 from tests.gates import CREDIT, account, assert_sound
 from tests.workers import Worker, publish

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.jobs import BadJob, Job, JobName, decode_job, encode_job, new_job, slot_key, slot_start
+from schemas.job_names import JobName
+from schemas.jobs import BadJob, Job, decode_job, encode_job, new_job, slot_key, slot_start
 
 NOON = datetime(2026, 11, 21, 12, 0, 7, tzinfo=UTC)
 MESSAGE = {

@@ -3,22 +3,24 @@
 -- Lock order: allowance (rows that another run holds are left to it), account (sorted), grants.
 
 -- name: enrol
--- Accounts without an allowance yet. A young one is due 30 days after it was created; older ones are
--- spread over the next 30 days by their id, so that a first deployment does not refresh all at once.
--- Idempotent. $1 at most so many. Returns how many.
-WITH enrolled AS (
+-- Of the next accounts, by id, those without an allowance yet get one. A young account is due 30 days after
+-- it was created; older ones are spread over the next 30 days by their id, so that a first deployment does
+-- not refresh all at once. Idempotent. $1 after this account, $2 at most so many are looked at.
+-- Returns the last account looked at (NULL: there was none) and how many were enrolled.
+WITH looked_at AS (
+    SELECT account_id, created_at FROM account WHERE account_id > $1 ORDER BY account_id LIMIT $2
+), enrolled AS (
     INSERT INTO allowance (account_id, due_at)
     SELECT account_id,
            CASE WHEN created_at + interval '30 days' > now() THEN created_at + interval '30 days'
                 ELSE now() + interval '30 days' * ((hashtextextended(account_id, 7) & 1048575) / 1048576.0)
            END
-    FROM account
-    WHERE NOT EXISTS (SELECT FROM allowance WHERE allowance.account_id = account.account_id)
-    LIMIT $1
+    FROM looked_at
+    WHERE NOT EXISTS (SELECT FROM allowance WHERE allowance.account_id = looked_at.account_id)
     ON CONFLICT DO NOTHING
     RETURNING account_id
 )
-SELECT count(*) FROM enrolled
+SELECT max(account_id) AS last, (SELECT count(*) FROM enrolled) AS enrolled FROM looked_at
 
 -- name: present
 -- The moment until which a run takes what is due.
