@@ -28,6 +28,8 @@ SIZES = (10_000, 1_000_000)
 POLL_SECONDS = 0.1
 MADE_AT_ONCE = 50_000
 SECONDS_MAX = 900.0
+# PostgreSQL finds out that a process is gone, and gives its run's lock up, when its statement ends.
+GIVEN_UP_SECONDS = 3.0
 
 
 class Workers:
@@ -122,6 +124,7 @@ async def _round(
         await asyncio.sleep(POLL_SECONDS)
         if victim is not None and await connection.fetchval(SQL.refreshed) > half:
             workers.kill(victim)
+            await asyncio.sleep(GIVEN_UP_SECONDS)
             workers.start(victim)
             victim = None
         if time.monotonic() - began > SECONDS_MAX:
