@@ -142,7 +142,9 @@ def test_what_is_published_can_be_read_again(key: bytes | None) -> None:
     assert decode_dead_letter(json.dumps(later).encode()) == letter
 
 
-@pytest.mark.parametrize("value", [None, b"", b"{", b"[]", b"1", b"{}", b"\xff", b'{"reason": "x"}'])
+@pytest.mark.parametrize(
+    "value", [None, b"", b"{", b"[]", b"1", b"{}", b"\xff", b'{"reason": "x"}']
+)
 def test_what_is_no_letter_is_none(value: bytes | None) -> None:
     assert decode_dead_letter(value) is None
 
