@@ -1,4 +1,4 @@
-# One image for every stage: `tollgate run rater`, `tollgate run warehouse`, `tollgate migrate`.
+# One image for every stage (rater, warehouse, scheduler, clock, api) and for `tollgate migrate`.
 FROM python:3.13-slim AS build
 WORKDIR /build
 RUN python -m venv /app
