@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import SecretStr
 
 from adapters.settings import Settings
@@ -138,3 +139,9 @@ def test_every_metric_exists() -> None:
     assert not {span for span in _spans() if re.fullmatch(r"tollgate_\w+", span)} - set(
         re.findall(r"^\| `(tollgate_\w+)`", text, re.MULTILINE)
     )
+
+
+def test_compose_runs_every_stage() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    commands = [service.get("command", []) for service in compose["services"].values()]
+    assert {command[1] for command in commands if command[:1] == ["run"]} == set(Stage)
