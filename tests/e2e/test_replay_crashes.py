@@ -25,10 +25,15 @@ def value(number: int) -> bytes:
 
 
 def started(environment: Mapping[str, str], *options: str) -> "subprocess.Popen[bytes]":
+    """With SIGINT as a terminal gives it: a shell makes what it runs in the background ignore it."""
     command = [sys.executable, "-m", "tollgate.cli", "replay", *options]
-    return subprocess.Popen(
-        command, env=dict(environment), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            command, env=dict(environment), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+    finally:
+        signal.signal(signal.SIGINT, ours)
 
 
 def in_the_middle(path: Path, replaying: "subprocess.Popen[bytes] | None" = None) -> dict[str, Any]:
