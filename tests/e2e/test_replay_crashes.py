@@ -25,7 +25,7 @@ def value(number: int) -> bytes:
 
 
 def started(environment: Mapping[str, str], *options: str) -> "subprocess.Popen[bytes]":
-    """With SIGINT as a terminal gives it: a shell makes what it runs in the background ignore it."""
+    """With SIGINT as a terminal gives it; in the background of a shell it is ignored."""
     command = [sys.executable, "-m", "tollgate.cli", "replay", *options]
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
