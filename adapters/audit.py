@@ -58,7 +58,8 @@ async def audit(settings: Settings, on_result: OnResult = lambda _: None) -> Rep
 
     PostgreSQL is read in one REPEATABLE READ READ ONLY transaction. ClickHouse has no snapshots:
     compared is what the snapshot says was shipped, which does not change any more. Memory is
-    bounded: both sides aggregate. Raises Failure when a store is away or a rebuild is at work.
+    bounded: both sides aggregate. Raises Failure when a store is away or was never migrated, or a
+    rebuild is at work.
     """
     try:
         connection = await connect(settings, application_name="verify", unlimited=True)
@@ -69,6 +70,8 @@ async def audit(settings: Settings, on_result: OnResult = lambda _: None) -> Rep
             return await _audit(settings, connection, on_result)
     except (Refused, Unreachable) as error:
         raise Failure(f"ClickHouse does not answer: {error}") from error
+    except asyncpg.UndefinedTableError as error:
+        raise Failure(f"PostgreSQL: {error}: run `tollgate migrate` first") from error
     finally:
         await connection.close()
 

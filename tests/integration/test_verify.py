@@ -9,6 +9,7 @@ import pytest
 
 from adapters import clickhouse
 from adapters.audit import Waiting, audit
+from adapters.failures import Failure
 from adapters.settings import Settings
 from core.audit import Check
 from tests.planted_corrections import Corrections, plant_corrections, plant_every_kind
@@ -251,6 +252,12 @@ async def test_what_waits_is_no_difference(shipped: Settings) -> None:
 
 async def test_an_empty_deployment_is_exact(settings: Settings) -> None:
     assert (await audit(settings)).exact
+
+
+async def test_a_database_without_our_tables_says_what_to_do(settings: Settings) -> None:
+    await run_sql(settings, "ALTER TABLE deployment RENAME TO elsewhere")
+    with pytest.raises(Failure, match="run `tollgate migrate` first"):
+        await audit(settings)
 
 
 @pytest.mark.parametrize(("statements", "check", "where", "numbers"), LEDGER_DRIFTS)
