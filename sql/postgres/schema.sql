@@ -269,6 +269,8 @@ CREATE INDEX dead_letter_unpublished ON dead_letter (dead_letter_id) WHERE publi
 CREATE INDEX dead_letter_reason ON dead_letter (reason, dead_letter_id);
 -- Unpriced events wait for a version that prices them.
 CREATE INDEX dead_letter_parked ON dead_letter (tried_version, dead_letter_id) WHERE reason = 'unpriced' AND requeued_at IS NULL;
+-- A re-rate looks for charges of letters that waited long.
+CREATE INDEX dead_letter_requeued ON dead_letter (account_id, event_id) WHERE requeued_at IS NOT NULL;
 -- A copy of an event is as old as its first record.
 CREATE INDEX dead_letter_event ON dead_letter (event_id);
 

@@ -36,7 +36,7 @@ def _cases() -> Iterator[plans.Case]:
     yield plans.Case("corrections", "read_corrections", ("account 7", "event-7"), {BY_CHARGE: ONE})
     yield plans.Case("corrections", "find_by_key", ("k1",), {BY_KEY: ("idempotency_key",)})
     left_out = "account 7", "counter 1", plans.MONTH, plans.MONTH + timedelta(days=30), "event-7"
-    yield plans.Case("corrections", "last_counted", left_out, {"charge_pkey": ("account_id",)})
+    yield plans.Case("corrections", "last_counted", left_out, {"charge_history": ("account_id",)})
     accounts = [f"account {n}" for n in range(500)]
     counted = accounts, ["counter 1"] * 500, [plans.MONTH.date()] * 500
     key = {"usage_counter_pkey": ("account_id", "counter", "month")}

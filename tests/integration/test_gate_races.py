@@ -119,9 +119,10 @@ async def test_without_the_lock_the_same_credits_are_promised_twice(
     from adapters import gate_account  # noqa: PLC0415
 
     unlocked = gate_account.SQL.lock_funds.replace("FOR NO KEY UPDATE", "")
+    slow = gate_account.SQL.read_reserves.replace("SELECT 1", "SELECT pg_sleep(0.05)")
     statements = type(gate_account.SQL)(
         {name: getattr(gate_account.SQL, name) for name in gate_account.SQL.names()}
-        | {"lock_funds": unlocked}
+        | {"lock_funds": unlocked, "read_reserves": slow}
     )
     monkeypatch.setattr(gate_account, "SQL", statements)
     await account(connection, "acme", 100 * CREDIT)

@@ -71,6 +71,7 @@ ALTER TABLE dead_letter
     ADD COLUMN model text,
     ADD COLUMN tried_version integer NOT NULL DEFAULT 0;
 CREATE INDEX dead_letter_parked ON dead_letter (tried_version, dead_letter_id) WHERE reason = 'unpriced' AND requeued_at IS NULL;
+CREATE INDEX dead_letter_requeued ON dead_letter (account_id, event_id) WHERE requeued_at IS NOT NULL;
 CREATE INDEX dead_letter_event ON dead_letter (event_id);
 
 ALTER TABLE ship_range DROP CONSTRAINT ship_range_stream_check;
