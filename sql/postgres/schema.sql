@@ -485,9 +485,10 @@ CREATE TABLE provider_key (
     PRIMARY KEY (account_id, provider)
 );
 
--- Who changed what, when: every action of an admin. Immutable.
+-- Who changed what, when: every action of an admin. Immutable, and chained: each row has the hash of
+-- the row before it, and its own over that and everything in it. One row at a time: audit_id has no gaps.
 CREATE TABLE audit_log (
-    audit_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    audit_id   bigint PRIMARY KEY,       -- given by the trigger, in the order of the chain
     at         timestamptz NOT NULL DEFAULT now(),
     actor      text NOT NULL,
     action     text NOT NULL,
@@ -495,7 +496,9 @@ CREATE TABLE audit_log (
     before     jsonb,
     after      jsonb,
     reason     text NOT NULL DEFAULT '',
-    request_id text NOT NULL DEFAULT ''
+    request_id text NOT NULL DEFAULT '',
+    previous_hash bytea NOT NULL,        -- of the row before, empty for the first
+    hash       bytea NOT NULL            -- sha256, see audit_row_hash
 );
 CREATE INDEX audit_log_of_subject ON audit_log (subject, audit_id);
 
@@ -518,3 +521,25 @@ CREATE TRIGGER charge_correction_append_only BEFORE UPDATE OR DELETE OR TRUNCATE
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- The hash of a row. tollgate verify computes it by itself, from the same columns.
+CREATE FUNCTION audit_row_hash(act audit_log) RETURNS bytea LANGUAGE sql STABLE AS $$
+    SELECT sha256(convert_to(jsonb_build_array(
+        encode(act.previous_hash, 'hex'), act.audit_id, (extract(epoch FROM act.at) * 1000000)::bigint,
+        act.actor, act.action, act.subject, act.before::text, act.after::text, act.reason,
+        act.request_id)::text, 'UTF8'))
+$$;
+
+-- One act at a time gets the next number and the hash of the last one; the lock ends with the transaction.
+-- It comes after every other lock: an act is noted when what it did is done.
+CREATE FUNCTION chain_audit_row() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('tollgate audit log'));
+    SELECT audit_id, hash INTO NEW.audit_id, NEW.previous_hash FROM audit_log ORDER BY audit_id DESC LIMIT 1;
+    NEW.audit_id := coalesce(NEW.audit_id, 0) + 1;
+    NEW.previous_hash := coalesce(NEW.previous_hash, '');
+    NEW.hash := audit_row_hash(NEW);
+    RETURN NEW;
+END $$;
+CREATE TRIGGER audit_log_chained BEFORE INSERT ON audit_log
+    FOR EACH ROW EXECUTE FUNCTION chain_audit_row();
