@@ -22,6 +22,7 @@ from schemas.job_names import JobName
 from schemas.jobs import new_job
 
 SQL = load("allowances")
+GATE = load("gate")
 LEDGER = load("ledger")
 SETTINGS: Final = ("paused", "preferred_day", "custom_micro")
 ACCOUNTS_OF_ONE_CALL_MAX: Final = 1_000
@@ -161,9 +162,10 @@ async def refresh_now(
 async def undo_refresh(connection: Connection, refresh_id: int, by: By) -> Undone:
     """Takes a refresh back, once: what it gave leaves the balance, what it had replaced returns.
 
-    The rest of its grant goes first; what of it is spent comes out of other grants, and becomes
-    overdraft where there is none. The account's next refresh is due when it was. Raises Failure
-    when there is no such refresh, it is undone, or a later one has followed.
+    The rest of its grant goes first. What of it is spent comes out of other grants in their order,
+    of which the returned one is an allowance's, and becomes overdraft where there is none. The
+    account's next refresh is due when it was. Raises Failure when there is no such refresh, it is
+    undone, or a later one has followed.
     """
     account_id = await connection.fetchval(SQL.account_of, refresh_id)
     if account_id is None:
@@ -180,8 +182,9 @@ async def undo_refresh(connection: Connection, refresh_id: int, by: By) -> Undon
         if given["grant_id"] != allowance["grant_id"]:
             raise Failure(f"{account_id} was refreshed again since: undo the latest one first")
         back_micro = given["replaced_micro"] + given["granted_micro"] - given["amount_micro"]
-        await _take(connection, refresh_id, given, by)
+        # In this order, or the spent part would be taken out of credits that were bought.
         grant_id = await _give_back(connection, account_id, refresh_id, back_micro, by)
+        await _take(connection, refresh_id, given, by)
         await connection.execute(SQL.mark_undone, refresh_id, by.actor, grant_id)
         after = await connection.fetchrow(ACCOUNTS.lock_account, account_id)
         assert after is not None  # noqa: S101
@@ -208,7 +211,7 @@ async def _take(connection: Connection, refresh_id: int, given: Mapping[str, Any
     gone_micro = given["granted_micro"] - given["remaining_micro"]
     if gone_micro:
         await connection.execute(LEDGER.burn_down, [account_id], [gone_micro], cause)
-        await connection.execute(SQL.not_spent, account_id, gone_micro)
+        await connection.execute(GATE.not_spent, account_id, gone_micro)
     await connection.execute(
         SQL.book_reversal,
         account_id,

@@ -171,8 +171,8 @@ async def test_an_undo_is_booked_linked_and_audited(connection: asyncpg.Connecti
         " FROM credit_transaction WHERE type = 'REVERSAL' ORDER BY transaction_id"
     )
     assert [tuple(row)[:2] for row in booked] == [
-        (-1_000 * CREDIT, 50 * CREDIT),
-        (800 * CREDIT, 850 * CREDIT),
+        (800 * CREDIT, 1_850 * CREDIT),
+        (-1_000 * CREDIT, 850 * CREDIT),
     ]
     assert {row["reason"] for row in booked} == {"wrong tier"}
     assert json.loads(booked[0]["metadata"]) == {"refresh_id": latest["refresh_id"]}
@@ -188,6 +188,40 @@ async def test_an_undo_is_booked_linked_and_audited(connection: asyncpg.Connecti
     # The next refresh replaces what was given back, as it would have.
     await refresh_now(connection, ["acme"], TERMS, BY)
     assert (await money(connection, "acme"))[0] == 1_050 * CREDIT
+
+
+async def test_an_undo_spends_no_bought_credits_in_place_of_an_allowance(
+    connection: asyncpg.Connection,
+) -> None:
+    """The next refresh replaces what is left of the allowance, and nothing that was bought."""
+    for name in ("acme", "twin"):
+        await account(connection, name, 500 * CREDIT)
+        await refresh_now(connection, [name], TERMS, BY)
+        await spend(connection, name, 600 * CREDIT)
+    await refresh_now(connection, ["acme"], TERMS, BY)
+    for name in ("acme", "twin"):
+        await spend(connection, name, 300 * CREDIT)
+    [latest, _] = await history(connection, account_id="acme")
+    await undo_refresh(connection, latest["refresh_id"], BY)
+    assert (await read_allowance(connection, "acme"))["remaining_micro"] == 100 * CREDIT
+    for name in ("acme", "twin"):
+        await refresh_now(connection, [name], TERMS, BY)
+        assert (await money(connection, name))[0] == 1_500 * CREDIT
+
+
+async def test_an_undo_that_began_last_month_leaves_this_months_spend(
+    connection: asyncpg.Connection,
+) -> None:
+    """It waited at midnight for the account, which was charged in the new month meanwhile."""
+    await account(connection, "acme", 500 * CREDIT)
+    await refresh_now(connection, ["acme"], TERMS, BY)
+    await spend(connection, "acme", 300 * CREDIT)
+    await connection.execute(
+        "UPDATE account SET spend_month = spend_month + interval '1 month', spend_micro = 7"
+    )
+    [latest] = await history(connection, account_id="acme")
+    await undo_refresh(connection, latest["refresh_id"], BY)
+    assert (await money(connection, "acme"))[2] == 7
 
 
 async def test_two_undo_at_once_one_does(

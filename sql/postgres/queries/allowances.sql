@@ -89,10 +89,6 @@ WITH was AS (
 UPDATE account SET balance_micro = balance_micro - remaining_micro
 FROM was WHERE account.account_id = was.account_id
 
--- name: not_spent
--- What burn_down took just now was no spending: a cap does not count it. $1 account, $2 micro-credits.
-UPDATE account SET spend_micro = spend_micro - $2 WHERE account_id = $1
-
 -- name: book_reversal
 -- After the balance has moved. $1 account, $2 signed amount, $3 grant, $4 actor, $5 reason, $6 metadata.
 INSERT INTO credit_transaction (account_id, type, amount_micro, balance_after_micro, grant_id, actor,
