@@ -9,6 +9,7 @@ from datetime import datetime
 import asyncpg
 
 from adapters import clickhouse
+from adapters.audit_chain import Anchor, chain_end
 from adapters.clickhouse import Refused, Unreachable
 from adapters.clickhouse_tables import NOTHING_COPIED, generation_of, read_tables
 from adapters.copy_audit import CopyAudit
@@ -20,6 +21,7 @@ from core.audit import Check, Finding, Result
 from schemas.topics import USAGE_EVENTS
 
 SQL = load("verify")
+ACTS = load("audit_log")
 
 OnResult = Callable[[Result], None]
 
@@ -40,12 +42,17 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an audit found. Exact: not one difference. What waits to be copied is no difference."""
+    """What an audit found. Exact: not one difference. What waits to be copied is no difference.
+
+    `audit_anchor` is the end of the audit log: kept elsewhere, it shows later that nothing before
+    it was rewritten or cut off.
+    """
 
     taken_at: datetime
     generation: int
     results: list[Result]
     waiting: Waiting
+    audit_anchor: Anchor
 
     @property
     def exact(self) -> bool:
@@ -90,7 +97,8 @@ async def _audit(settings: Settings, connection: Connection, on_result: OnResult
         results.append(result)
         on_result(result)
     waiting = await connection.fetchrow(SQL.waiting, topic, generation)
-    return Report(taken["taken_at"], generation, results, Waiting(*waiting))
+    anchor = await chain_end(connection)
+    return Report(taken["taken_at"], generation, results, Waiting(*waiting), anchor)
 
 
 async def _ledger_checks(
@@ -122,6 +130,7 @@ async def _ledger_checks(
         (Check.SPEND, SQL.spend_findings, taken["accounts"], "accounts", ()),
         (Check.COUPONS, SQL.coupon_findings, taken["coupons"], "coupons", ()),
         (Check.REFRESHES, SQL.refresh_findings, taken["refreshes"], "refreshes", ()),
+        (Check.AUDIT_LOG, ACTS.chain_findings, taken["acts"], "acts", ()),
     )
     for check, statement, compared, what, arguments in plan:
         result = Result(check, compared, what)

@@ -159,6 +159,7 @@ class Workshop:
             "findings": sum(result.found for result in report.results),
             "waiting": report.waiting.total,
         }
+        log.info("audited", audit_anchor=str(report.audit_anchor), **figures)
         await add_figures(connection, run.run_id, figures)
         yield figures
 

@@ -24,6 +24,7 @@ class Check(StrEnum):
     SPEND = "month's spend = ledger"
     COUPONS = "coupon uses = redemptions"
     REFRESHES = "one refresh a period"
+    AUDIT_LOG = "audit log = one chain of hashes"
     COPIED_CHARGES = "ClickHouse = PostgreSQL, charges"
     COPIED_CREDITS = "ClickHouse = PostgreSQL, credits"
     COPIED_CORRECTIONS = "ClickHouse = PostgreSQL, corrections"

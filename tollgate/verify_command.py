@@ -24,8 +24,8 @@ def register(app: typer.Typer) -> None:
         """Check every invariant on one consistent snapshot and name each difference.
 
         Balances against the ledger and the grants, corrections against their charges and credits,
-        counters, every offset of the topic, ClickHouse against PostgreSQL per account and day.
-        Workers may run meanwhile. Exit 1 on any difference.
+        counters, the audit log's chain, every offset of the topic, ClickHouse against PostgreSQL
+        per account and day. Workers may run meanwhile. Exit 1 on any difference.
         """
         from adapters.audit import audit
         from adapters.settings import load_settings
@@ -52,6 +52,7 @@ def _document(report: "Report") -> dict[str, Any]:
             "credit_transactions": report.waiting.transactions,
             "corrections": report.waiting.corrections,
         },
+        "audit_anchor": str(report.audit_anchor),
         "checks": [asdict(result) for result in report.results],
     }
 
@@ -80,4 +81,5 @@ def _print(report: "Report") -> None:
             f"Not in ClickHouse yet: {waiting.offsets:,} offsets of usage, "
             f"{waiting.transactions:,} credit transactions, {waiting.corrections:,} corrections."
         )
+    say(f"Audit log up to here: --anchor {report.audit_anchor}")
     say("Exact: no difference." if report.exact else f"NOT exact: {total:,} differences.")

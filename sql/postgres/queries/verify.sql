@@ -13,6 +13,7 @@ SELECT now() AS taken_at, pg_current_snapshot()::text AS snapshot,
        (SELECT count(*) FROM usage_counter) AS counters,
        (SELECT count(*) FROM coupon) AS coupons,
        (SELECT count(*) FROM refresh) AS refreshes,
+       (SELECT count(*) FROM audit_log) AS acts,
        (SELECT value::integer FROM deployment WHERE name = 'clickhouse_generation') AS generation
 
 -- name: balance_findings
