@@ -15,11 +15,11 @@ from adapters.failures import Failure
 from adapters.postgres import Connection
 from adapters.queries import load
 from core.grants import repay
+from schemas.names import is_account_id
 
 SQL = load("accounts")
 GRANTS_SHOWN_MAX = 1_000
 AMOUNT_MICRO_MAX = 10**15  # a billion credits: more is a typing error, and sums stay within 64 bits
-_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")  # as in schemas/events.py: it is a Kafka key
 _IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 _TEXT_CHARS_MAX = 500
 
@@ -82,9 +82,10 @@ class Granted:
 
 def check_account_id(account_id: str) -> None:
     """Raises Failure for what can not be the id of an account."""
-    if not _ACCOUNT_ID.fullmatch(account_id):
+    if not is_account_id(account_id):
         raise Failure(
-            f"{account_id[:40]!r} is no account id: letters, digits and _ . : - up to 128"
+            f"{account_id[:40]!r} is no account id: letters, digits and _ . : - up to 128, and"
+            " after the first one also @ and +"
         )
 
 

@@ -10,9 +10,10 @@ from fastapi.security.http import HTTPAuthorizationCredentials
 
 from api.problems import Kind, Problem, not_found
 from api.scopes import opens
+from schemas.names import ACCOUNT_ID_PATTERN
 
 AccountId = Annotated[
-    str, Path(pattern=r"^[A-Za-z0-9_.:-]{1,128}$", examples=["acme"], description="the account")
+    str, Path(pattern=ACCOUNT_ID_PATTERN, examples=["acme"], description="the account")
 ]
 
 

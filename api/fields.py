@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import Query
 from pydantic import AfterValidator, AwareDatetime, Field
 
-ACCOUNT_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$"
+from schemas.names import AccountId
+
 CODE_PATTERN = r"^[A-Z0-9_-]{3,64}$"
 _YEARS = range(2000, 2200)
 
@@ -23,7 +24,7 @@ def _instant(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-AccountName = Annotated[str, Field(pattern=ACCOUNT_PATTERN, examples=["acme"])]
+AccountName = Annotated[AccountId, Field(examples=["acme"])]
 Reason = Annotated[str, Field(max_length=300), AfterValidator(_printable)]
 GivenReason = Annotated[
     str, Field(min_length=1, max_length=300, pattern=r"\S"), AfterValidator(_printable)

@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+from schemas.names import ACCOUNT_ID_PATTERN
+
 EXAMPLE: Final[dict[str, Any]] = {
     "specversion": "1.0",
     "id": "01JD3X7Q9V8M2K4T6W5Z0Y1N3B",
@@ -36,7 +38,7 @@ _EVENT: Final[dict[str, Any]] = {
         "id": {"type": "string", "minLength": 1},
         "source": {"type": "string", "pattern": r"^[!-\[\]-~]{1,256}$"},
         "type": {"enum": ["tollgate.usage.v1", "litellm_tokens"]},
-        "subject": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,128}$"},
+        "subject": {"type": "string", "pattern": ACCOUNT_ID_PATTERN},
         "time": {"type": "string", "format": "date-time"},
         "data": {"type": "object"},
     },

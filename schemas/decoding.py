@@ -8,6 +8,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from schemas.names import is_account_id, is_identifier
 from schemas.reasons import Reason, Rejected
 from schemas.usage import EVENT_TYPE, UsageEvent, priced_as
 
@@ -17,7 +18,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FAMILY = "tollgate.usage.v"
 
 _DETAIL_MAX = 300
-_IDENTIFIER = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 _RANK = {"greater_than_equal": 1, "inconsistent": 2}
 # All fields of an event wrong at once are fewer: more can only be names that nobody knows, and to
 # list those takes longer than one record may.
@@ -90,10 +90,10 @@ def _explain(error: ValidationError, value: bytes, key: bytes | None) -> Rejecte
     if problems and not problems[0]["loc"]:
         return Rejected(Reason.BAD_JSON, _printable(problems[0]["msg"]), _known(key))
     record = from_json(value)
-    account_id = _valid(record.get("subject")) or _known(key)
-    event_id = _valid(record.get("id"))
+    subject, event_id = record.get("subject"), record.get("id")
+    account_id = subject if is_account_id(subject) else _known(key)
     reason, detail = _version(record.get("type")) or _worst(problems)
-    return Rejected(reason, detail, account_id, event_id)
+    return Rejected(reason, detail, account_id, event_id if is_identifier(event_id) else None)
 
 
 def _problems(error: ValidationError) -> list[ErrorDetails]:
@@ -145,12 +145,6 @@ def _printable(text: str) -> str:
 
 def _known(key: bytes | None) -> str | None:
     """The account that the key names, when it is a valid one."""
-    if key is None or not _IDENTIFIER.fullmatch(key):
-        return None
-    return key.decode("ascii")
-
-
-def _valid(claimed: object) -> str | None:
-    if isinstance(claimed, str) and claimed.isascii() and _IDENTIFIER.fullmatch(claimed.encode()):
-        return claimed
-    return None
+    text = b"" if key is None else key
+    named = text.decode("ascii") if text.isascii() else ""
+    return named if is_account_id(named) else None

@@ -10,6 +10,7 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Any, Final
 
+from schemas.names import is_account_id, is_identifier
 from schemas.reasons import Reason, Rejected
 from schemas.usage import EVENT_TYPE, TOKENS_MAX
 
@@ -17,7 +18,6 @@ LITELLM_TYPE: Final = "litellm_tokens"
 
 _COST_MAX: Final = 1_000_000
 _PICO: Final = Decimal("0.000000000001")
-_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _TIME_WITHOUT_ZONE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?", re.ASCII)
 
 
@@ -47,11 +47,12 @@ def from_litellm(document: Mapping[str, Any]) -> dict[str, Any] | Rejected:
     try:
         return _usage_event(document)
     except _Refusal as refusal:
+        subject, event_id = document.get("subject"), document.get("id")
         return Rejected(
             refusal.reason,
             refusal.detail,
-            _claimed(document.get("subject")),
-            _claimed(document.get("id")),
+            subject if is_account_id(subject) else None,
+            event_id if is_identifier(event_id) else None,
         )
 
 
@@ -76,7 +77,7 @@ def _identity(said: object) -> str:
     """Providers' ids may be longer than ours, or hold `=` (LiteLLM encodes those of responses)."""
     if not isinstance(said, str) or not said:
         raise _Refusal(Reason.INVALID, "id", "expected a text")
-    return said if _ID.fullmatch(said) else f"sha256:{sha256(said.encode()).hexdigest()}"
+    return said if is_identifier(said) else f"sha256:{sha256(said.encode()).hexdigest()}"
 
 
 def _moment(said: object) -> object:
@@ -122,7 +123,3 @@ def _bill(said: object) -> dict[str, str] | None:
         raise _Refusal(Reason.NEGATIVE, "data.cost", "a cost is below zero")
     text = f"{Decimal(repr(said)).copy_abs().quantize(_PICO):f}".rstrip("0").rstrip(".")
     return {"amount": text, "currency": "USD"}
-
-
-def _claimed(said: object) -> str | None:
-    return said if isinstance(said, str) and _ID.fullmatch(said) else None

@@ -10,12 +10,13 @@ from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, model_va
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
+from schemas.names import AccountId, Identifier
+
 EVENT_TYPE: Final = "tollgate.usage.v1"
 TOKENS_MAX: Final = 10**9
 QUANTITY_MAX: Final = 10**12
 ATTRIBUTES_MAX: Final = 16
 
-_ID_PATTERN = r"^[A-Za-z0-9_.:-]+$"
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 _CONFIG = ConfigDict(strict=True, extra="ignore")
 # A kind of token that is not known here would be used and not paid: it is refused, not ignored.
@@ -45,13 +46,12 @@ def _few(attributes: object) -> object:
     return attributes
 
 
-Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=_ID_PATTERN)]
 # Printable ASCII without space and backslash: the text \N would be NULL in ClickHouse's CSV.
 Reference = Annotated[str, Field(max_length=256, pattern=r"^[!-\[\]-~]*$")]
 Action = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9_.:-]+$")]
 Provider = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.:/@+~-]*$")]
 Model = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.:/@+~-]*$")]
-AttributeName = Annotated[str, Field(min_length=1, max_length=64, pattern=_ID_PATTERN)]
+AttributeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 AttributeText = Annotated[str, Field(max_length=256, pattern=r"^\P{Cc}*$")]
 Attributes = Annotated[
     dict[AttributeName, AttributeText],
@@ -165,7 +165,7 @@ class UsageEvent:
     id: Identifier
     source: Annotated[Reference, Field(min_length=1)]
     type: Literal["tollgate.usage.v1"]
-    subject: Identifier
+    subject: AccountId
     time: Time
     data: UsageData
 

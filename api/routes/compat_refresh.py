@@ -17,7 +17,7 @@ from api.amounts import NonNegativeCredits, NumberCredits, OptionalNumberCredits
 from api.callers import AdminCaller, AnyCaller
 from api.compat import whose
 from api.database import UsedDatabase
-from api.fields import ACCOUNT_PATTERN, AccountName, Limit, Reason
+from api.fields import AccountName, Limit, Reason
 from api.keys import IdempotencyKey
 from api.problems import Kind, Problem
 from api.routes.accounts import known_profile
@@ -35,11 +35,12 @@ from api.routes.refreshes import (
     terms_of,
 )
 from api.usage import Strict
+from schemas.names import ACCOUNT_ID_PATTERN
 
 router = APIRouter(prefix="/api")
 OWN: list[str | Enum] = ["accounts", "compatible"]
 ADMIN: list[str | Enum] = ["admin", "compatible"]
-UserIdPath = Annotated[str, Path(alias="userId", pattern=ACCOUNT_PATTERN, examples=["acme"])]
+UserIdPath = Annotated[str, Path(alias="userId", pattern=ACCOUNT_ID_PATTERN, examples=["acme"])]
 BY_HAND = "refresh by hand"
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, TypeAdapter, model_validator
 from adapters.gate import Gate, HoldRequest
 from adapters.gate_account import Spending
 from adapters.gate_outcomes import Closed, Deducted, Denied, Held
+from adapters.idempotency import Key
 from api.amounts import Credits, NonNegativeCredits, ShownCredits, shown, to_micro
 from api.callers import AnyCaller, Caller, ReachableAccount
 from api.database import CHANGES_ACCOUNT
@@ -18,11 +19,12 @@ from api.keys import IdempotencyKey
 from api.problems import Problem, denied
 from api.usage import DescribedUsage, Strict, described_event
 from schemas.events import UsageData
+from schemas.names import IDENTIFIER_PATTERN
 
 _USAGE = TypeAdapter(UsageData)
 router = APIRouter(prefix="/api/v1/accounts/{account_id}", tags=["gate"])
 
-HoldId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.:-]{1,128}$", examples=["hold_7f3a"])]
+HoldId = Annotated[str, Path(pattern=IDENTIFIER_PATTERN, examples=["hold_7f3a"])]
 Metadata = Annotated[
     dict[str, str | int | bool | None],
     Field(max_length=16, examples=[{"provider": "openai", "model": "gpt-4o"}]),
@@ -63,7 +65,7 @@ class HoldBody(Strict):
 
     credits: Credits
     hold_id: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="yours, if usage events name it"
+        None, pattern=IDENTIFIER_PATTERN, description="yours, if usage events name it"
     )
     kind: Literal["hold", "session"] = "hold"
     live_seconds: int | None = Field(None, ge=1, le=86_400)
@@ -129,14 +131,7 @@ async def check(request: Request, account: ReachableAccount, body: CheckRequest)
 
     The answer is of this moment: to be sure of the credits, hold them.
     """
-    answer = await _gate(request).check(account, body.micro)
-    if answer.denial is None:
-        message, code = "Sufficient credits", ""
-    else:
-        message, code = answer.denial.meaning, answer.denial.value
-    return CheckAnswer(
-        sufficient=answer.sufficient, message=message, code=code, available=answer.available_micro
-    )
+    return await checked(_gate(request), account, body)
 
 
 @router.post("/holds", status_code=201, dependencies=[CHANGES_ACCOUNT])
@@ -148,16 +143,7 @@ async def hold(
     body: HoldBody,
 ) -> HoldAnswer:
     """Reserves credits. A usage event that names the hold settles it; so does `settle`."""
-    wanted = HoldRequest(
-        account_id=account,
-        amount_micro=to_micro(body.credits),
-        actor=caller.subject,
-        hold_id=body.hold_id,
-        kind=body.kind,
-        metadata=_text(body.metadata),
-        live_seconds=body.live_seconds,
-    )
-    return _held(await _gate(request).hold(wanted, key))
+    return await held(_gate(request), caller, account, key, body)
 
 
 @router.post("/holds/{hold_id}/extend", dependencies=[CHANGES_ACCOUNT])
@@ -219,6 +205,34 @@ async def deduct(
         balance=outcome.balance_micro,
         transaction_id=outcome.transaction_id,
     )
+
+
+async def checked(gate: Gate, account: str, body: CheckRequest) -> CheckAnswer:
+    """The gate's answer to a check, for whichever way the request came."""
+    answer = await gate.check(account, body.micro)
+    if answer.denial is None:
+        message, code = "Sufficient credits", ""
+    else:
+        message, code = answer.denial.meaning, answer.denial.value
+    return CheckAnswer(
+        sufficient=answer.sufficient, message=message, code=code, available=answer.available_micro
+    )
+
+
+async def held(
+    gate: Gate, caller: Caller, account: str, key: Key | None, body: HoldBody
+) -> HoldAnswer:
+    """The gate's answer to a hold, for whichever way the request came. Raises Problem."""
+    wanted = HoldRequest(
+        account_id=account,
+        amount_micro=to_micro(body.credits),
+        actor=caller.subject,
+        hold_id=body.hold_id,
+        kind=body.kind,
+        metadata=_text(body.metadata),
+        live_seconds=body.live_seconds,
+    )
+    return _held(await gate.hold(wanted, key))
 
 
 def _gate(request: Request) -> Gate:

@@ -19,12 +19,13 @@ from api.routes.gate import (
     SpendingBody,
 )
 from api.usage import Strict
+from schemas.names import IDENTIFIER_PATTERN
 
 router = APIRouter(
     prefix="/api/v1/accounts/{account_id}/sessions", tags=["gate"], dependencies=[CHANGES_ACCOUNT]
 )
 
-SessionId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.:-]{1,128}$", examples=["stream-42"])]
+SessionId = Annotated[str, Path(pattern=IDENTIFIER_PATTERN, examples=["stream-42"])]
 
 
 class SessionBody(Strict):
@@ -32,7 +33,7 @@ class SessionBody(Strict):
 
     credits: Credits
     session_id: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="yours, if usage events name it"
+        None, pattern=IDENTIFIER_PATTERN, description="yours, if usage events name it"
     )
     live_seconds: int | None = Field(None, ge=1, le=86_400)
     metadata: Metadata = Field(default_factory=dict)

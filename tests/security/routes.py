@@ -35,6 +35,7 @@ ROWS = {
     "GET /api/health": Access.PUBLIC,
     "GET /api/v1/system/status": Access.PUBLIC,
     "POST /api/v1/login": Access.PUBLIC,  # only there with local_login
+    "POST /api/auth/login": Access.PUBLIC,  # the same
     "GET /api/v1/me": Access.CALLER,
     "POST /api/v1/events": Access.CALLER,  # each event is judged by its subject
     "POST /api/v1/accounts/{account_id}/top-ups": Access.SELLER,
@@ -56,7 +57,7 @@ PREFIXES = {
     "/api/admin/": Access.ADMIN,
 }
 # Of fields that say the same, one is sent.
-OTHERS = {"credits": ("requiredCredits", "usage", "percent")}
+OTHERS = {"credits": ("requiredCredits", "usage", "percent"), "username": ("email",)}
 # Where no field is needed alone, and one of two is.
 NEEDED = {
     "POST /api/credits/check": {"credits": 1},

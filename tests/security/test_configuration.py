@@ -23,7 +23,9 @@ async def app(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
         yield caller
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc", "/debug", "/.env", "/api/v1/login"])
+@pytest.mark.parametrize(
+    "path", ["/docs", "/redoc", "/debug", "/.env", "/api/v1/login", "/api/auth/login"]
+)
 async def test_what_is_for_developers_and_operators_is_not_there(
     app: httpx2.AsyncClient, path: str
 ) -> None:

@@ -302,10 +302,28 @@ async def test_the_login_of_the_local_stack_gives_a_token_that_works(local: str)
         assert (await admin.get("/api/v1/admin/statistics")).status_code == 200
 
 
-async def test_there_is_no_login_unless_it_is_switched_on(settings: Settings) -> None:
+@pytest.mark.parametrize("named", ["username", "email"])
+async def test_the_login_of_003_gives_a_token_that_works(local: str, named: str) -> None:
+    body = {named: "root@example.com", "password": "anything", "role": "admin"}
+    async with httpx2.AsyncClient(base_url=local) as nobody:
+        answer = await nobody.post("/api/auth/login", json=body)
+        unnamed = await nobody.post("/api/auth/login", json={"password": "anything"})
+    assert (answer.status_code, answer.json()["role"], unnamed.status_code) == (200, "admin", 422)
+    async with keyed(local, answer.json()["token"]) as admin:
+        assert (await admin.get("/api/v1/me")).json()["subject"] == "root@example.com"
+        assert (await admin.get("/api/v1/admin/statistics")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/api/v1/login", {"account": "a"}), ("/api/auth/login", {"username": "a"})],
+)
+async def test_there_is_no_login_unless_it_is_switched_on(
+    settings: Settings, path: str, body: dict[str, str]
+) -> None:
     async with serve(with_tokens(settings)) as address, httpx2.AsyncClient(base_url=address) as one:
-        assert (await one.post("/api/v1/login", json={"account": "a"})).status_code == 404
-        assert "/api/v1/login" not in (await one.get("/openapi.json")).text
+        assert (await one.post(path, json=body)).status_code == 404
+        assert path not in (await one.get("/openapi.json")).text
 
 
 async def test_tokens_are_judged_without_holding_others_up(provider: Provider) -> None:

@@ -12,7 +12,9 @@ from api.app import create_app
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
-DOCUMENT: dict[str, Any] = create_app(Settings(jwt_secret=SecretStr("s" * 32))).openapi()
+DOCUMENT: dict[str, Any] = create_app(
+    Settings(jwt_secret=SecretStr("s" * 32), local_login=True)
+).openapi()
 ROUTES = {
     f"{method.upper()} {path}": operation
     for path, operations in DOCUMENT["paths"].items()
@@ -20,7 +22,8 @@ ROUTES = {
 }
 # What is put or deleted twice is put or deleted once.
 CHANGES = {route for route in ROUTES if not route.startswith(("GET ", "PUT ", "DELETE "))}
-# A check and a price reserve and charge nothing; an event has an identity of its own; a sync reads.
+# A check and a price reserve and charge nothing; an event has an identity of its own; a sync reads;
+# a login changes nothing.
 NO_KEY = {
     "POST /api/v1/events",
     "POST /api/v1/accounts/{account_id}/provider-keys/{provider}/sync",
@@ -28,6 +31,8 @@ NO_KEY = {
     "POST /api/v1/accounts/{account_id}/calculate-cost",
     "POST /api/v1/credits/calculate-cost",
     "POST /api/credits/check",
+    "POST /api/v1/login",
+    "POST /api/auth/login",
 }
 # What the source documents ask for by its path.
 SOURCES = {
@@ -39,7 +44,7 @@ SOURCES = {
     "POST /api/admin/users/{userId}/refresh-credits", "POST /api/admin/credits/bulk-refresh",
     "GET /api/admin/users/{userId}/refresh-history", "GET /api/admin/credits/refresh-stats",
     "PUT /api/admin/users/{userId}/refresh-settings", "GET /api/user/credits/next-refresh",
-    "GET /api/user/credits/refresh-history",
+    "GET /api/user/credits/refresh-history", "POST /api/auth/login",
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from schemas.events import (
     payload_hash,
 )
 from schemas.json_schema import documents
+from schemas.names import ACCOUNT_ID_PATTERN, IDENTIFIER_PATTERN
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
@@ -155,7 +156,8 @@ class TestConstruction:
             usage_event().data.quantity = 2  # type: ignore[misc]
 
 
-identifiers = st.from_regex(r"[A-Za-z0-9_.:-]{1,128}", fullmatch=True)
+identifiers = st.from_regex(IDENTIFIER_PATTERN, fullmatch=True)
+account_ids = st.from_regex(ACCOUNT_ID_PATTERN, fullmatch=True)
 references = st.from_regex(r"[!-\[\]-~]{0,256}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=256)
 
@@ -207,7 +209,7 @@ usage_events = st.builds(
     usage_event,
     id=identifiers,
     source=st.from_regex(r"[!-\[\]-~]{1,256}", fullmatch=True),
-    subject=identifiers,
+    subject=account_ids,
     time=st.timedeltas(-timedelta(days=35), timedelta(minutes=5)).map(lambda shift: NOW + shift),
     data=usage_data,
 )

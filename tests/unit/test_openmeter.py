@@ -108,7 +108,7 @@ def test_an_unknown_cost_is_no_bill() -> None:
     [
         ({**SENT, "subject": None}, "invalid", "subject"),
         ({**SENT, "subject": ""}, "invalid", "subject"),
-        ({**SENT, "subject": "a@example.com"}, "invalid", "subject"),
+        ({**SENT, "subject": "a b@example.com"}, "invalid", "subject"),
         ({**SENT, "id": None}, "invalid", "id"),
         ({**SENT, "time": None}, "invalid", "time"),
         ({**SENT, "specversion": "0.3"}, "invalid", "specversion"),
