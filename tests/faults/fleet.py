@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tests.faults.waiting import eventually
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS_MAX = 60
 POLL_SECONDS = 0.02
+LINES_MAX = 60
 
 
 @dataclass
@@ -43,18 +44,29 @@ class Worker:
 
     async def ended(self, seconds_max: float) -> int:
         """Its exit status; raises TimeoutError when it does not end."""
-        await eventually(lambda: self.status is not None, seconds_max, f"{self.log.name} ends")
+        await self._eventually(lambda: self.status is not None, seconds_max, "ends")
         assert self.status is not None
         return self.status
 
     async def saying(self, words: str, seconds_max: float) -> None:
         """Waits until the words are in its log; raises TimeoutError."""
-        await eventually(lambda: self.said(words), seconds_max, f"{self.log.name} says {words}")
+        await self._eventually(lambda: self.said(words), seconds_max, f"says {words}")
 
     async def frozen(self, seconds_max: float) -> None:
         """Waits until the process is stopped (SIGSTOP); raises TimeoutError."""
-        await eventually(
-            lambda: _state(self.pid) == "T", seconds_max, f"{self.log.name} is stopped"
+        await self._eventually(lambda: _state(self.pid) == "T", seconds_max, "is stopped")
+
+    async def _eventually(self, check: Callable[[], bool], seconds_max: float, what: str) -> None:
+        try:
+            await eventually(check, seconds_max, f"{self.log.name} {what}")
+        except TimeoutError as error:
+            status = "it runs" if self.status is None else f"it ended with {self.status}"
+            raise TimeoutError(f"{error}; {status}\n{self.last_lines()}") from None
+
+    def last_lines(self) -> str:
+        """The end of its log, for the message of a failed test."""
+        return "\n".join(
+            line[:400] for line in self.log.read_text(errors="replace").splitlines()[-LINES_MAX:]
         )
 
 
@@ -181,11 +193,12 @@ class Fleet:
             time.sleep(POLL_SECONDS)
 
     def complaints(self) -> str:
-        """The warnings and errors of all workers, for the message of a failed test."""
+        """How each worker stands, and all warnings and errors, for the message of a failed test."""
+        stands = [f"{w.log.name}: {'runs' if w.status is None else w.status}" for w in self.workers]
         lines = [
             f"{worker.log.name}: {line[:400]}"
             for worker in self.workers
             for line in worker.log.read_text(errors="replace").splitlines()
             if '"level": "info"' not in line and line.strip()
         ]
-        return "\n".join(lines[-60:])
+        return "\n".join([*stands[-LINES_MAX:], *lines[-LINES_MAX:]])

@@ -6,7 +6,7 @@ must agree.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 
 import asyncpg
@@ -36,10 +36,14 @@ SELECT partition, epoch, next_offset, first_offset FROM stream_position WHERE to
 
 
 class Verdict:
-    """Looks at the stores of one test; `topic` is the real name of the usage topic."""
+    """Looks at the stores of one test; `topic` is the real name of the usage topic.
 
-    def __init__(self, settings: Settings) -> None:
+    `complaints` is what the workers have to say: it ends the message of whatever did not happen.
+    """
+
+    def __init__(self, settings: Settings, complaints: Callable[[], str]) -> None:
         self._settings = settings
+        self._complaints = complaints
         self.topic = settings.topic_prefix + USAGE_EVENTS.name
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
@@ -85,18 +89,41 @@ class Verdict:
         async def seen() -> bool:
             return enough(await self.charges())
 
-        await eventually(seen, seconds_max, "enough charges")
+        async def found() -> str:
+            return f"{await self.charges()} charges"
+
+        await self._wait(seen, seconds_max, "enough charges", found)
 
     async def drained(self, seconds_max: float) -> None:
         """Waits until the rater stands at the end of every partition; raises TimeoutError."""
-        await eventually(self._at_the_end, seconds_max, "everything is applied")
 
-    async def _at_the_end(self) -> bool:
+        async def at_the_end() -> bool:
+            places = await self._places()
+            return bool(places) and all(end == stands for _, end, stands in places.values())
+
+        async def found() -> str:
+            places = (await self._places()).items()
+            return ", ".join(f"{p}: log {b} to {e}, applied to {at}" for p, (b, e, at) in places)
+
+        await self._wait(at_the_end, seconds_max, "everything is applied", found)
+
+    async def _places(self) -> dict[int, tuple[int, int, int]]:
+        """Of each partition: where its log begins and ends, and how far it was applied."""
         log = await offsets(self._settings, self.topic)
         stands = {row["partition"]: row["next_offset"] for row in await self._positions()}
-        return bool(log) and all(
-            end == stands.get(partition, 0) for partition, (_, end) in log.items()
-        )
+        return {p: (begin, end, stands.get(p, 0)) for p, (begin, end) in log.items()}
+
+    async def _wait(
+        self,
+        check: Callable[[], Awaitable[bool]],
+        seconds_max: float,
+        what: str,
+        found: Callable[[], Awaitable[str]],
+    ) -> None:
+        try:
+            await eventually(check, seconds_max, what)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{await found()}\n{self._complaints()}") from None
 
     async def copied(self, seconds_max: float) -> None:
         """Waits until ClickHouse has all that PostgreSQL has; raises TimeoutError."""
@@ -105,7 +132,10 @@ class Verdict:
             report = await audit(self._settings)
             return report.waiting.total == 0
 
-        await eventually(all_there, seconds_max, "everything is copied")
+        async def found() -> str:
+            return str((await audit(self._settings)).waiting)
+
+        await self._wait(all_there, seconds_max, "everything is copied", found)
 
     def clickhouse(self, query: str) -> int:
         """One number from ClickHouse."""
