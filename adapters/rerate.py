@@ -35,6 +35,7 @@ from core.rerating import (
     InsideMonthError,
     OpenMonthError,
     Rating,
+    Stretch,
     compare,
     counter_keys,
     price_all,
@@ -145,7 +146,7 @@ async def _priced(
     counts = await rerate_runs.read_counts(
         connection, run.run_id, sorted(counter_keys(items, ratings))
     )
-    resolved = resolve(items, ratings, counts, run.since)
+    resolved = resolve(items, ratings, counts, Stretch(run.since, run.until, run.started_at))
     if run.kind is RunKind.APPLY:
         refuse_open_months(items, resolved, run.started_at)
     return compare(items, resolved), counts

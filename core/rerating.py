@@ -8,16 +8,17 @@ the state in force. Nothing is booked here: a `Change` says what would have to b
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, time
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from core.corrections import Change, Kind, month_of
+from core.corrections import Change, Kind, month_end, month_of
 from core.rating import AccountFacts, Counting, Rated
 from schemas.reasons import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping, Sequence
-    from datetime import date, datetime
+    from datetime import date
 
     from core.recorded import Row
     from schemas.usage import UsageEvent
@@ -114,7 +115,20 @@ class Found:
 
 
 class InsideMonthError(ValueError):
-    """A counted price is met, but the stretch begins inside its month: the count is not known."""
+    """A counted price is met, but not all that its month has counted so far is in the stretch."""
+
+
+class Stretch(NamedTuple):
+    """The event times of a run, `until` exclusive, and `now`, when it began."""
+
+    since: datetime
+    until: datetime
+    now: datetime
+
+    def holds(self, month: date) -> bool:
+        """Whether all that the month (UTC) has counted so far lies in it."""
+        begins, ends = (datetime.combine(day, time(), UTC) for day in (month, month_end(month)))
+        return self.since <= begins and self.until >= min(ends, self.now)
 
 
 class OpenMonthError(ValueError):
@@ -141,7 +155,7 @@ def resolve(
     items: Sequence[Item],
     ratings: Sequence[Rating],
     counts: MutableMapping[CounterKey, int],
-    since: datetime,
+    stretch: Stretch,
 ) -> list[Rated | Rejected]:
     """Prices what depends on the month's usage, from the counts of this run, and moves those.
 
@@ -149,7 +163,7 @@ def resolve(
     within these by what had been counted before them. A voided charge counts nothing.
 
     Raises:
-        InsideMonthError: a month that is counted began before `since`.
+        InsideMonthError: a month that is counted is not all in the stretch.
     """
     resolved: list[Rated | Rejected] = [
         rating if not isinstance(rating, Counting) else _NOT_YET for rating in ratings
@@ -166,10 +180,10 @@ def resolve(
         if item.row is not None and item.row["voided"]:
             resolved[n] = Rated(0, rating.price_version, rating.rule.name, rating.counter)
             continue
-        if rating.month < since.date():
+        if not stretch.holds(rating.month):
             raise InsideMonthError(
                 f"{rating.rule.name} counts the month of {rating.month:%Y-%m}: begin with --from"
-                f" {rating.month}"
+                f" {rating.month} or before, and end with --to {month_end(rating.month)} or after"
             )
         key = (item.event.subject, rating.counter, rating.month)
         before = counts.get(key, 0)

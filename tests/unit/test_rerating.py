@@ -20,6 +20,7 @@ from core.rerating import (
     InsideMonthError,
     Item,
     OpenMonthError,
+    Stretch,
     Verdict,
     compare,
     counter_keys,
@@ -35,6 +36,7 @@ from tests.drawn_usage import MODELS, token_counts
 from tests.priced_usage import EPOCH, book
 
 MONTHS = datetime(2026, 10, 1, tzinfo=UTC)
+WHOLE = Stretch(MONTHS, MONTHS + timedelta(days=90), MONTHS + timedelta(days=90))
 ACTIONS = ("counted", "also_counted", "scheduled_task")
 NUMBERS = count()
 SMALL = {"models": {}, "catalog": {"source": "none", "providers": []}}
@@ -134,7 +136,7 @@ def rerate(rows: Sequence[dict[str, Any]], prices: Any, chunk: int = 1000) -> Fo
             for item, rating in zip(some, ratings, strict=True)
             if isinstance(rating, Counting)
         }
-        found = compare(some, resolve(some, ratings, counts, MONTHS))
+        found = compare(some, resolve(some, ratings, counts, WHOLE))
         whole.lines += found.lines
         whole.changes += found.changes
         whole.tally.old_micro += found.tally.old_micro
@@ -248,7 +250,7 @@ def one(old: Any = None, **fields: Any) -> Item:
 def verdict_of(item: Item, **sections: Any) -> tuple[Verdict, int, int, int]:
     version = book(7, **sections)
     ratings = price_all([item], lambda event, facts: rate_with(event, version, facts))
-    found = compare([item], resolve([item], ratings, {}, MONTHS))
+    found = compare([item], resolve([item], ratings, {}, WHOLE))
     (line,) = found.lines
     return line.verdict, line.old_micro, line.new_micro, len(found.changes)
 
@@ -306,17 +308,32 @@ def counted(when: datetime, price: Rated) -> Item:
     return Item(usage, facts_of(row), row)
 
 
-def resolved(some: list[Item], since: datetime) -> list[Rated | Rejected]:
+def resolved(
+    some: list[Item], since: datetime, until: datetime = MONTHS + timedelta(days=90)
+) -> list[Rated | Rejected]:
     version = book(1, **COUNTING)
     ratings = price_all(some, lambda event, facts: rate_with(event, version, facts))
-    return resolve(some, ratings, {}, since)
+    return resolve(some, ratings, {}, Stretch(since, until, MONTHS + timedelta(days=20)))
 
 
 def test_a_count_that_began_before_the_stretch_is_not_guessed() -> None:
     item = counted(MONTHS + timedelta(days=9), Rated(1, 1, "x"))
     assert resolved([item], MONTHS)
     with pytest.raises(InsideMonthError, match="begin with --from 2026-10-01"):
-        resolved([item], MONTHS + timedelta(days=1))
+        resolved([item], MONTHS + timedelta(seconds=1))
+
+
+def test_what_the_month_counts_after_the_stretch_may_have_been_counted_before() -> None:
+    """Events come in any order: without the later ones the count of these is not known."""
+    item = counted(MONTHS + timedelta(days=9), Rated(1, 1, "x"))
+    now = MONTHS + timedelta(days=20)
+    assert resolved([item], MONTHS, now)
+    with pytest.raises(InsideMonthError, match="end with --to 2026-11-01 or after"):
+        resolved([item], MONTHS, now - timedelta(seconds=1))
+    last_month = counted(MONTHS - timedelta(days=9), Rated(1, 1, "x"))
+    assert resolved([last_month], MONTHS - timedelta(days=60), MONTHS)
+    with pytest.raises(InsideMonthError):
+        resolved([last_month], MONTHS - timedelta(days=60), MONTHS - timedelta(seconds=1))
 
 
 def test_counted_charges_of_one_batch_go_in_the_order_in_which_they_were_counted() -> None:
