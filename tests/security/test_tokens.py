@@ -94,7 +94,7 @@ async def test_a_good_token_is_its_subject() -> None:
         {"role": {"admin": True}},
         {"account": 7},
     ],
-    ids=str,
+    ids=lambda changes: str(list(changes)),  # the same whenever the tests are collected
 )
 async def test_a_token_with_a_wrong_claim_is_nobodys(changes: dict[str, Any]) -> None:
     made = jwt.api_jws.encode(
