@@ -44,14 +44,16 @@ async def at_work(connection: Connection, job: Job) -> AsyncIterator[Run | None]
     """The run of the job's key for the time of the block, for nobody else; None: it has ended.
 
     The lock is the session's: when its process dies, another one can take the run, which then goes
-    on. Raises Busy when somebody is at work on the key.
+    on. In an open transaction it is that one's, which may have failed when the block ends. Raises
+    Busy when somebody is at work on the key.
     """
-    if not await connection.fetchval(SQL.lock_key, job.id):
+    within = connection.is_in_transaction()
+    if not await connection.fetchval(SQL.lock_key_here if within else SQL.lock_key, job.id):
         raise Busy(job.id)
     try:
         yield await _open(connection, job)
     finally:
-        if not connection.is_closed():
+        if not within and not connection.is_closed():
             await connection.fetchval(SQL.unlock_key, job.id)
 
 

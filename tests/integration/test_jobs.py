@@ -59,6 +59,23 @@ async def test_a_key_is_worked_on_by_one_and_given_up_by_dying(
         await end_run(connection, run.run_id)
 
 
+async def test_in_a_transaction_that_fails_the_error_is_its_own_and_the_key_is_free(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    """The API refreshes inside a transaction; a masked error there was a 500 and no retry."""
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with connection.transaction(), at_work(connection, job()):
+            await connection.execute("SELECT 1 / 0")
+    rival = await connect(settings, application_name="rival")
+    async with rival.transaction(), at_work(rival, job()):
+        with pytest.raises(Busy):
+            async with at_work(connection, job()):
+                raise AssertionError("two at work on one key")
+    async with at_work(connection, job()) as run:
+        assert run is not None
+    await rival.close()
+
+
 async def test_a_step_that_is_rolled_back_is_not_counted(connection: asyncpg.Connection) -> None:
     async with at_work(connection, job()) as run:
         assert run is not None

@@ -4,6 +4,10 @@
 -- Whoever has it is the only one at work on that key, until its session ends. $1 key.
 SELECT pg_try_advisory_lock(hashtextextended('tollgate.job:' || $1, 0))
 
+-- name: lock_key_here
+-- As lock_key, until the transaction ends. $1 key.
+SELECT pg_try_advisory_xact_lock(hashtextextended('tollgate.job:' || $1, 0))
+
 -- name: unlock_key
 -- $1 key.
 SELECT pg_advisory_unlock(hashtextextended('tollgate.job:' || $1, 0))
