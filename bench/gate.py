@@ -124,6 +124,7 @@ async def gate(site: Site, rate: int, seconds: float, events: int) -> dict[str, 
                             name: round(1000 * busy[name] / (rate * seconds), 2)
                             for name in ("api", "postgres")
                         }
+                        running.weigh()
                 before = await connection.fetchrow(SQL.holds)
                 with _frozen(site):
                     found["frozen"] = await client.send(("check", "holds"), rate, FROZEN_SECONDS)
@@ -136,6 +137,7 @@ async def gate(site: Site, rate: int, seconds: float, events: int) -> dict[str, 
         raise Failure(f"allowed without PostgreSQL: {found['frozen']}")
     if after["promised_micro"] != after["held_micro"]:
         raise Failure(f"held and promised differ: {dict(after)}")
+    found["peak_mib"] = {"api": round(running.peak_bytes["api"] / 2**20)}
     found["holds_by_unanswered_requests"] = after["holds"] - before["holds"]
     return found
 

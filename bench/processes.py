@@ -1,5 +1,6 @@
 """The processes of a measurement: starting workers, and what each process costs."""
 
+import resource
 import signal
 import subprocess
 import sys
@@ -57,6 +58,13 @@ class Fleet:
         """Whether a worker has ended by itself."""
         return self._workers[name].poll() is not None
 
+    def kill(self, name: str) -> None:
+        """At once, in the middle of whatever it does; it is no longer watched."""
+        del self._watched[name]
+        child = self._workers.pop(name)
+        child.kill()
+        child.wait()
+
     def stop(self) -> None:
         """Asks every worker to stop, and waits for all of them."""
         for child in self._workers.values():
@@ -69,13 +77,27 @@ class Fleet:
                 child.wait()
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Processor time so far by process; PostgreSQL's backends count as one."""
-        return {name: _sum(process, _cpu_seconds) for name, process in self._watched.items()}
+        """Processor time so far by process that runs; PostgreSQL's backends count as one."""
+        return {
+            name: _sum(process, _cpu_seconds)
+            for name, process in self._watched.items()
+            if process.is_running()
+        }
+
+    def workers_cpu_seconds(self) -> float:
+        """Processor time of this process's children so far, those included that have ended: only
+        the difference of two readings means something.
+        """
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        alive = [name for name, child in self._workers.items() if child.poll() is None]
+        running = sum(_cpu_seconds(self._watched[name]) for name in alive)
+        return ended.ru_utime + ended.ru_stime + running
 
     def weigh(self) -> None:
         """Takes the memory of this moment into `peak_bytes`; see `resident_bytes`."""
         for name, process in self._watched.items():
-            self.peak_bytes[name] = max(self.peak_bytes[name], _sum(process, resident_bytes))
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                self.peak_bytes[name] = max(self.peak_bytes[name], _sum(process, resident_bytes))
 
 
 @contextmanager
