@@ -7,8 +7,8 @@ that key raises `KeyConflict`.
 """
 
 import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from asyncpg import Record
@@ -20,7 +20,7 @@ from adapters.idempotency import Key, once
 from adapters.patience import Patience
 from adapters.postgres import Connection, Pool
 from adapters.queries import load
-from core.holds import Denial, HoldState, Limits, may_go_on, may_hold, may_start
+from core.holds import Denial, HoldState, Limits, TierLimits, may_go_on, may_hold, may_start
 
 SQL = load("gate")
 Kind = TypeVar("Kind", Held, Closed, Deducted)
@@ -28,12 +28,17 @@ Kind = TypeVar("Kind", Held, Closed, Deducted)
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How this deployment's gate decides."""
+    """How this deployment's gate decides; `tiers` have limits of their own."""
 
     limits: Limits
     seconds_max: float = 0.9
     hold_seconds: int = 900
     hold_seconds_max: int = 86_400
+    tiers: Mapping[str, Limits] = field(default_factory=dict)
+
+    def limits_of(self, tier: str) -> Limits:
+        """The limits of an account of that tier."""
+        return TierLimits(self.limits, self.tiers).of(tier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,9 @@ class Gate:
         row = await self._patience.within(self._read_funds(account_id))
         if row is None:
             return Answer(sufficient=False, denial=Denial.UNKNOWN_ACCOUNT, available_micro=0)
-        funds = funds_of(row, row["over_micro"], 0)
-        denial = may_start(funds, amount_micro, self._rules.limits)
+        limits = self._rules.limits_of(row["tier"])
+        funds = funds_of(row, row["over_micro"], 0, limits)
+        denial = may_start(funds, amount_micro, limits)
         return Answer(denial is None, denial, funds.available_micro)
 
     async def hold(self, request: HoldRequest, key: Key | None = None) -> Held | Denied:
@@ -84,7 +90,7 @@ class Gate:
             live_seconds = min(request.live_seconds, self._rules.hold_seconds_max)
 
         async def decide(account: LockedAccount) -> Held | Denied:
-            denial = may_hold(account.funds, request.amount_micro, self._rules.limits)
+            denial = may_hold(account.funds, request.amount_micro, account.limits)
             if denial is not None:
                 return account.denied(denial)
             made = await account.connection.fetchrow(
@@ -213,7 +219,7 @@ class Gate:
         decide: Callable[[LockedAccount], Awaitable[Outcome]],
     ) -> Outcome:
         async def work(connection: Connection) -> str:
-            account = await lock(connection, account_id, hold_id)
+            account = await lock(connection, account_id, hold_id, self._rules.limits_of)
             if account is None:
                 return to_text(Denied(Denial.UNKNOWN_ACCOUNT))
             return to_text(await decide(account))

@@ -1,5 +1,6 @@
 """One account inside a transaction of the gate: locked, read, and changed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,7 +10,7 @@ from adapters.gate_outcomes import Closed, Denied
 from adapters.gate_prices import PriceSource
 from adapters.postgres import Connection
 from adapters.queries import load
-from core.holds import Denial, Funds, HoldState
+from core.holds import Denial, Funds, HoldState, Limits
 from schemas.events import Rejected, UsageEvent
 
 SQL = load("gate")
@@ -51,11 +52,17 @@ class LockedAccount:
     """An account whose lock this transaction holds, with its funds as they are under it."""
 
     def __init__(
-        self, connection: Connection, account_id: str, account: Record, reserves: Record
+        self,
+        connection: Connection,
+        account_id: str,
+        account: Record,
+        reserves: Record,
+        limits: Limits,
     ) -> None:
         self.connection = connection
         self.account_id = account_id
-        self.funds = funds_of(account, reserves["over_micro"], reserves["open_holds"])
+        self.limits = limits
+        self.funds = funds_of(account, reserves["over_micro"], reserves["open_holds"], limits)
         self._account = account
         self._reserves = reserves
 
@@ -131,27 +138,29 @@ class LockedAccount:
 
 
 async def lock(
-    connection: Connection, account_id: str, hold_id: str | None = None
+    connection: Connection, account_id: str, hold_id: str | None, limits_of: Callable[[str], Limits]
 ) -> LockedAccount | None:
     """Locks the account, then reads what its decision needs; None when there is no such account.
 
-    Two statements: the second one sees all that was committed before the lock was given.
+    Two statements: the second one sees all that was committed before the lock was given. The limits
+    are of the tier that the account has under the lock.
     """
     account = await connection.fetchrow(SQL.lock_funds, account_id)
     if account is None:
         return None
     reserves = await connection.fetchrow(SQL.read_reserves, account_id, hold_id)
     assert reserves is not None  # noqa: S101 - a LEFT JOIN from one row
-    return LockedAccount(connection, account_id, account, reserves)
+    limits = limits_of(account["tier"])
+    return LockedAccount(connection, account_id, account, reserves, limits)
 
 
-def funds_of(account: Record, over_micro: int, open_holds: int) -> Funds:
-    """The funds in a row of read_funds or lock_funds."""
+def funds_of(account: Record, over_micro: int, open_holds: int, limits: Limits) -> Funds:
+    """The funds in a row of read_funds or lock_funds, with the cap that counts."""
     return Funds(
         balance_micro=account["balance_micro"],
         held_micro=account["held_micro"],
         over_micro=over_micro,
-        cap_micro=account["monthly_cap_micro"],
+        cap_micro=limits.cap_of(account["monthly_cap_micro"]),
         spent_micro=account["spent_micro"],
         open_holds=open_holds,
     )

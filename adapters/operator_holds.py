@@ -7,9 +7,10 @@ from adapters.gate_account import Spending, lock
 from adapters.gate_outcomes import Closed, Denied
 from adapters.postgres import Connection
 from adapters.queries import load
-from core.holds import Denial, HoldState
+from core.holds import Denial, HoldState, Limits
 
 SQL = load("gate")
+_FREES_ONLY = Limits(minimum_micro=0, open_holds_max=0)  # nothing is decided by them
 
 
 async def open_holds(connection: Connection, holds_max: int) -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ async def release_by_hand(
     reported for it later is charged all the same.
     """
     async with connection.transaction(isolation="read_committed"):
-        account = await lock(connection, account_id, hold_id)
+        account = await lock(connection, account_id, hold_id, lambda _: _FREES_ONLY)
         if account is None:
             return Denied(Denial.UNKNOWN_ACCOUNT)
         hold = account.open_hold()

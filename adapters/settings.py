@@ -4,10 +4,20 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.failures import Failure
+
+
+class TierLimit(BaseModel):
+    """What is different for the accounts of one tier; None is as everywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    minimum_micro: int | None = Field(None, ge=0, le=10**15)
+    monthly_cap_micro: int | None = Field(None, ge=0, le=10**15)
+    open_holds_max: int | None = Field(None, ge=1)
 
 
 class Settings(BaseSettings):
@@ -90,6 +100,11 @@ class Settings(BaseSettings):
         10_000_000, ge=0, le=10**15, description="balance to start paid work, in micro-credits"
     )
     open_holds_max: int = Field(1_000, ge=1, description="open holds of one account")
+    tier_limits: dict[str, TierLimit] = Field(
+        {},
+        description="limits of a tier where they differ, as JSON of tiers to `minimum_micro`,"
+        " `monthly_cap_micro` and `open_holds_max`; an account's own cap wins",
+    )
     hold_seconds: int = Field(
         900, ge=1, le=86_400, description="a hold that nobody extends is examined after it"
     )
@@ -209,5 +224,7 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(_env_file=home / "stack.env", **overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        name = "TOLLGATE_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise Failure(f"{name}: {first['msg']}; see docs/configuration.md") from None
+        variable, *inside = map(str, first["loc"])
+        place = "".join(f" {part}:" for part in inside)
+        name = f"TOLLGATE_{variable.upper()}"
+        raise Failure(f"{name}:{place} {first['msg']}; see docs/configuration.md") from None

@@ -17,6 +17,7 @@ from adapters.patience import Patience
 from adapters.postgres import open_pool
 from adapters.provider_keys import Vault
 from adapters.settings import Settings
+from adapters.tier_limits import tier_limits
 from api import login
 from api.api_keys import KeyAuthenticator
 from api.database import Database
@@ -41,7 +42,6 @@ from api.routes import (
     sessions,
 )
 from api.tokens import SYMMETRIC, TokenAuthenticator
-from core.holds import Limits
 
 SECRET_BYTES_MIN = 32
 ROUTES = (
@@ -90,6 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
                 Patience(settings.gate_seconds_max),
                 BalanceCache(settings.balance_cache_seconds),
                 app.state.metrics,
+                tier_limits(settings),
             )
             app.state.dependencies = health.Dependencies(pool, settings)
             keys = KeyAuthenticator(pool, settings.gate_seconds_max)
@@ -132,7 +133,11 @@ def _check(settings: Settings) -> None:
 
 
 def _rules(settings: Settings) -> Rules:
-    limits = Limits(settings.minimum_credits_micro, settings.open_holds_max)
+    limits = tier_limits(settings)
     return Rules(
-        limits, settings.gate_seconds_max, settings.hold_seconds, settings.hold_seconds_max
+        limits.deployment,
+        settings.gate_seconds_max,
+        settings.hold_seconds,
+        settings.hold_seconds_max,
+        limits.tiers,
     )

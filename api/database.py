@@ -1,6 +1,7 @@
 """PostgreSQL as the routes use it: bounded waits, one effect per key, and balances for display."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
@@ -15,6 +16,7 @@ from adapters.metrics import Metrics
 from adapters.patience import Patience
 from adapters.postgres import Connection, Pool
 from api.problems import Problem
+from core.holds import TierLimits
 
 Result = TypeVar("Result")
 
@@ -23,12 +25,18 @@ class Database:
     """What a route may do with the ledger's database. One for each process."""
 
     def __init__(
-        self, pool: Pool, patience: Patience, balances: BalanceCache, metrics: Metrics
+        self,
+        pool: Pool,
+        patience: Patience,
+        balances: BalanceCache,
+        metrics: Metrics,
+        limits: TierLimits,
     ) -> None:
         self._pool = pool
         self._patience = patience
         self._balances = balances
         self._metrics = metrics
+        self._limits = limits
 
     async def read(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
         """Runs a read on a connection of its own. Raises Unavailable, and what the work does."""
@@ -59,10 +67,17 @@ class Database:
         return Response(reply.text, status, headers, "application/json")
 
     async def profile(self, account_id: str) -> Profile | None:
-        """The account for display, at most `balance_cache_seconds` old. Raises Unavailable."""
+        """The account for display, at most `balance_cache_seconds` old, with the cap that counts.
+
+        Raises Unavailable.
+        """
 
         async def fresh() -> Profile | None:
-            return await self.read(lambda connection: read_profile(connection, account_id))
+            found = await self.read(lambda connection: read_profile(connection, account_id))
+            if found is None:
+                return None
+            cap_micro = self._limits.of(found.tier).cap_of(found.monthly_cap_micro)
+            return replace(found, monthly_cap_micro=cap_micro)
 
         profile, hit = await self._balances.read(account_id, fresh)
         self._metrics.balance_read(hit=hit)

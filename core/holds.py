@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -91,10 +92,29 @@ class Funds:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of a deployment (C1): credits to start work, open holds of one account."""
+    """What bounds an account (C1, C8, C9): credits to start work, open holds at once, and the cap
+    of a month for an account that has none of its own; None: no cap.
+    """
 
     minimum_micro: int
     open_holds_max: int
+    cap_micro: int | None = None
+
+    def cap_of(self, own_micro: int | None) -> int | None:
+        """The cap that counts: the account's own one wins, the higher one too."""
+        return self.cap_micro if own_micro is None else own_micro
+
+
+@dataclass(frozen=True, slots=True)
+class TierLimits:
+    """The limits of each tier; a tier that is not named has the deployment's."""
+
+    deployment: Limits
+    tiers: Mapping[str, Limits]
+
+    def of(self, tier: str) -> Limits:
+        """The limits of an account of that tier."""
+        return self.tiers.get(tier, self.deployment)
 
 
 def may_start(funds: Funds, amount_micro: int, limits: Limits) -> Denial | None:

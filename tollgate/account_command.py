@@ -50,15 +50,29 @@ def show(
     from adapters.settings import load_settings
     from tollgate.output import print_json
 
+    settings = load_settings()
+
     async def read() -> dict[str, Any]:
-        async with postgres(load_settings(), "account", unlimited=True) as connection:
+        async with postgres(settings, "account", unlimited=True) as connection:
             return await read_account(connection, account, entries_max=entries)
 
-    found = asyncio.run(read())
+    found = _with_limits(asyncio.run(read()), settings)
     if as_json:
         print_json(found)
     else:
         print_account(found)
+
+
+def _with_limits(found: dict[str, Any], settings: "Settings") -> dict[str, Any]:
+    """With what the account's tier allows, and the cap that counts."""
+    from adapters.tier_limits import tier_limits
+
+    limits = tier_limits(settings).of(found["tier"])
+    return found | {
+        "cap_micro": limits.cap_of(found["monthly_cap_micro"]),
+        "minimum_micro": limits.minimum_micro,
+        "open_holds_max": limits.open_holds_max,
+    }
 
 
 def create(
@@ -88,7 +102,7 @@ def create(
                 await open_account(connection, account, terms, gift, Admin(actor()))
             return await read_account(connection, account, entries_max=1)
 
-    found = asyncio.run(book())
+    found = _with_limits(asyncio.run(book()), settings)
     if as_json:
         print_json(found)
     else:
@@ -113,7 +127,9 @@ def change(
     monthly_cap: Annotated[
         str | None, typer.Option(metavar="CREDITS", help="The gate lets no month (UTC) cost more.")
     ] = None,
-    no_cap: Annotated[bool, typer.Option("--no-cap", help="Take the monthly cap away.")] = False,
+    no_cap: Annotated[
+        bool, typer.Option("--no-cap", help="No cap of its own, but its tier's.")
+    ] = False,
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
@@ -152,7 +168,7 @@ def _tell_terms(changed: dict[str, Any]) -> None:
 
     mode = "demo" if changed["demo"] else "charged"
     cap_micro = changed["monthly_cap_micro"]
-    cap = "no cap" if cap_micro is None else f"monthly cap {credits_text(cap_micro)}"
+    cap = "no cap of its own" if cap_micro is None else f"monthly cap {credits_text(cap_micro)}"
     say(f"{changed['account_id']}: tier {changed['tier']}, {mode}, {cap}")
 
 

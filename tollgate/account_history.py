@@ -144,8 +144,11 @@ def print_account(account: dict[str, Any]) -> None:
 def _cap_text(account: dict[str, Any]) -> str:
     from tollgate.output import credits_text
 
-    cap_micro = account["monthly_cap_micro"]
-    return "no cap" if cap_micro is None else f"cap {credits_text(cap_micro)}"
+    cap_micro = account["cap_micro"]
+    if cap_micro is None:
+        return "no cap"
+    whose = " of its tier" if account["monthly_cap_micro"] is None else ""
+    return f"cap {credits_text(cap_micro)}{whose}"
 
 
 def _allowance_text(allowance: dict[str, Any]) -> str:
