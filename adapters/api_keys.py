@@ -30,6 +30,7 @@ class Scope(StrEnum):
     GATE = "gate"
     USAGE = "usage"
     ACCOUNTS = "accounts"
+    PURCHASES = "purchases"
     PROVIDER_KEYS = "provider-keys"
     ADMIN = "admin"
 

@@ -9,6 +9,7 @@ SCOPE_OF_TAG = {
     "gate": Scope.GATE,
     "usage": Scope.USAGE,
     "accounts": Scope.ACCOUNTS,
+    "purchases": Scope.PURCHASES,
     "provider-keys": Scope.PROVIDER_KEYS,
     "admin": Scope.ADMIN,
 }

@@ -38,7 +38,9 @@ def create(
     name: Annotated[str, typer.Argument(help="What the key is for; not its secret.")],
     scope: Annotated[
         list[str],
-        typer.Option(help="Group of routes: gate, usage, accounts, provider-keys, admin."),
+        typer.Option(
+            help="Group of routes: gate, usage, accounts, purchases, provider-keys, admin."
+        ),
     ],
     role: Annotated[str, typer.Option(help="user, service or admin.")] = "service",
     account: Annotated[

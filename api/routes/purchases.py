@@ -19,7 +19,7 @@ from api.problems import Kind, Problem, not_found
 from api.usage import Strict
 from core.coupons import CouponRefusal
 
-router = APIRouter(prefix="/api/v1/accounts/{account_id}", tags=["accounts"])
+router = APIRouter(prefix="/api/v1/accounts/{account_id}")
 
 
 class RedeemBody(Strict):
@@ -64,7 +64,7 @@ async def _selling(caller: AnyCaller) -> Caller:
 SellingCaller = Annotated[Caller, Depends(_selling)]
 
 
-@router.post("/coupons/redeem", response_model=GrantAnswer)
+@router.post("/coupons/redeem", tags=["accounts"], response_model=GrantAnswer)
 async def redeem_coupon(
     caller: AnyCaller,
     account: ReachableAccount,
@@ -83,7 +83,7 @@ async def redeem_coupon(
     return await database.change(key, account, work)
 
 
-@router.post("/top-ups", status_code=201, response_model=TopUpAnswer)
+@router.post("/top-ups", status_code=201, tags=["purchases"], response_model=TopUpAnswer)
 async def buy(
     caller: SellingCaller,
     account: ReachableAccount,

@@ -66,6 +66,20 @@ async def test_a_key_opens_what_its_scopes_say(
     assert await checked(address, usage.credential) == 403
 
 
+async def test_a_key_that_reads_accounts_gives_no_credits(
+    address: str, connection: asyncpg.Connection
+) -> None:
+    reads = await create_key(connection, wanted("service", Scope.ACCOUNTS))
+    sells = await create_key(connection, wanted("service", Scope.PURCHASES))
+    top_ups = "/api/v1/accounts/acme/top-ups"
+    async with keyed(address, reads.credential) as reader:
+        assert (await reader.get("/api/v1/accounts/acme")).status_code == 200
+        assert (await reader.post(top_ups, json=ONE)).status_code == 403
+    async with keyed(address, sells.credential) as seller:
+        assert (await seller.post(top_ups, json=ONE)).status_code == 201
+        assert (await seller.get("/api/v1/accounts/acme")).status_code == 403
+
+
 async def test_a_key_of_a_user_reaches_one_account(
     address: str, connection: asyncpg.Connection
 ) -> None:
