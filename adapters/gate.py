@@ -6,19 +6,19 @@ Every change takes an idempotency key: the same request again gets the first rep
 that key raises `KeyConflict`.
 """
 
-import uuid
+import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from asyncpg import Record
-
+from adapters.at_hand import AtHand
 from adapters.gate_account import LockedAccount, Spending, funds_of, lock
 from adapters.gate_outcomes import Closed, Deducted, Denied, Held, Outcome, from_text, to_text
 from adapters.gate_prices import PriceSource
 from adapters.idempotency import Key, once
 from adapters.patience import Patience
-from adapters.postgres import Connection, Pool
+from adapters.postgres import REPEATABLE, Connection, Pool
 from adapters.queries import load
 from core.holds import Denial, HoldState, Limits, TierLimits, may_go_on, may_hold, may_start
 
@@ -39,6 +39,17 @@ class Rules:
     def limits_of(self, tier: str) -> Limits:
         """The limits of an account of that tier."""
         return TierLimits(self.limits, self.tiers).of(tier)
+
+    @property
+    def strictest(self) -> Limits:
+        """What an account of any tier may do."""
+        every = [self.limits, *self.tiers.values()]
+        caps_micro = [limits.cap_micro for limits in every if limits.cap_micro is not None]
+        return Limits(
+            minimum_micro=max(limits.minimum_micro for limits in every),
+            open_holds_max=min(limits.open_holds_max for limits in every),
+            cap_micro=min(caps_micro, default=None),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +80,14 @@ class Gate:
     def __init__(self, pool: Pool, rules: Rules) -> None:
         self._pool = pool
         self._rules = rules
+        self._plain = rules.strictest
         self._prices = PriceSource()
         self._patience = Patience(rules.seconds_max)
+        self._at_hand = AtHand(pool, rules.seconds_max)
 
     async def check(self, account_id: str, amount_micro: int) -> Answer:
         """Whether work of that price may start now. Reserves nothing. Raises Unavailable."""
-        row = await self._patience.within(self._read_funds(account_id))
+        row = await self._at_hand.fetchrow(SQL.read_funds, account_id)
         if row is None:
             return Answer(sufficient=False, denial=Denial.UNKNOWN_ACCOUNT, available_micro=0)
         limits = self._rules.limits_of(row["tier"])
@@ -83,11 +96,19 @@ class Gate:
         return Answer(denial is None, denial, funds.available_micro)
 
     async def hold(self, request: HoldRequest, key: Key | None = None) -> Held | Denied:
-        """Reserves credits, or says why not. Raises KeyConflict and Unavailable."""
-        hold_id = request.hold_id or f"hold_{uuid.uuid4().hex}"
+        """Reserves credits, or says why not. Raises KeyConflict and Unavailable.
+
+        One statement makes a hold that is plainly allowed. When it does not, for whatever reason,
+        nothing was done, and the same transaction as everywhere decides and says why.
+        """
+        began = time.monotonic()
+        hold_id = request.hold_id or f"hold_{secrets.token_hex(16)}"
         live_seconds = self._rules.hold_seconds
         if request.live_seconds is not None:
             live_seconds = min(request.live_seconds, self._rules.hold_seconds_max)
+        made = await self._hold_at_once(request, key, hold_id, live_seconds)
+        if made is not None:
+            return made
 
         async def decide(account: LockedAccount) -> Held | Denied:
             denial = may_hold(account.funds, request.amount_micro, account.limits)
@@ -115,7 +136,9 @@ class Gate:
                 made["expires_at"],
             )
 
-        return _one_of(Held, await self._decide(request.account_id, None, key, decide))
+        spent_seconds = time.monotonic() - began
+        outcome = await self._decide(request.account_id, None, key, decide, spent_seconds)
+        return _one_of(Held, outcome)
 
     async def extend(
         self,
@@ -125,14 +148,16 @@ class Gate:
         key: Key | None = None,
         *,
         usage: str | None = None,
+        by: str | None = None,
     ) -> Held | Denied:
         """Reserves more on an open hold, keeps the usage reported so far, lets it live longer.
 
-        With 0 more it only tells that the work goes on. Raises KeyConflict and Unavailable.
+        With 0 more it only tells that the work goes on. `by`: only if that actor placed the hold.
+        Raises KeyConflict and Unavailable.
         """
 
         async def decide(account: LockedAccount) -> Held | Denied:
-            hold = account.open_hold()
+            hold = account.open_hold(by)
             if isinstance(hold, Denial):
                 return account.denied(hold)
             denial = may_go_on(account.funds, more_micro) if more_micro else None
@@ -155,16 +180,21 @@ class Gate:
         return _one_of(Held, await self._decide(account_id, hold_id, key, decide))
 
     async def settle(
-        self, hold_id: str, spending: Spending, key: Key | None = None
+        self,
+        hold_id: str,
+        spending: Spending,
+        key: Key | None = None,
+        *,
+        by: str | None = None,
     ) -> Closed | Denied:
         """Charges what the work really cost and frees the reserve, in one transaction.
 
         The work has happened: more than the reserve, and more than the balance, is charged too.
-        Raises KeyConflict and Unavailable.
+        `by`: only if that actor placed the hold. Raises KeyConflict and Unavailable.
         """
 
         async def decide(account: LockedAccount) -> Closed | Denied:
-            hold = account.open_hold()
+            hold = account.open_hold(by)
             if isinstance(hold, Denial):
                 return account.denied(hold)
             amount_micro = await account.price(self._prices, spending)
@@ -175,13 +205,22 @@ class Gate:
         return _one_of(Closed, await self._decide(spending.account_id, hold_id, key, decide))
 
     async def release(
-        self, account_id: str, hold_id: str, actor: str, key: Key | None = None
+        self,
+        account_id: str,
+        hold_id: str,
+        actor: str,
+        key: Key | None = None,
+        *,
+        by: str | None = None,
     ) -> Closed | Denied:
-        """Frees the reserve of work that did not happen. Raises KeyConflict and Unavailable."""
+        """Frees the reserve of work that did not happen. `by`: only if that actor placed the hold.
+
+        Raises KeyConflict and Unavailable.
+        """
         nothing = Spending(account_id, actor, amount_micro=0)
 
         async def decide(account: LockedAccount) -> Closed | Denied:
-            hold = account.open_hold()
+            hold = account.open_hold(by)
             if isinstance(hold, Denial):
                 return account.denied(hold)
             return await account.close(hold, HoldState.RELEASED, nothing, 0)
@@ -207,9 +246,33 @@ class Gate:
 
         return _one_of(Deducted, await self._decide(spending.account_id, None, key, decide))
 
-    async def _read_funds(self, account_id: str) -> Record | None:
-        async with self._pool.acquire() as connection:
-            return await connection.fetchrow(SQL.read_funds, account_id)
+    async def _hold_at_once(
+        self, request: HoldRequest, key: Key | None, hold_id: str, live_seconds: int
+    ) -> Held | None:
+        plain = self._plain
+        named = (None, None, None, None)
+        try:
+            row = await self._at_hand.fetchrow(
+                SQL.hold_at_once,
+                hold_id,
+                request.account_id,
+                request.amount_micro,
+                request.kind,
+                request.actor,
+                request.metadata,
+                live_seconds,
+                plain.minimum_micro,
+                plain.open_holds_max,
+                plain.cap_micro,
+                *(named if key is None else (key.caller, key.key, key.operation, key.body_hash)),
+            )
+        except REPEATABLE:
+            return None
+        if row is None or row["reply"] is None:
+            return None
+        made = from_text(row["reply"])
+        assert isinstance(made, Held)  # noqa: S101 - it says nothing else
+        return made
 
     async def _decide(
         self,
@@ -217,6 +280,7 @@ class Gate:
         hold_id: str | None,
         key: Key | None,
         decide: Callable[[LockedAccount], Awaitable[Outcome]],
+        spent_seconds: float = 0.0,
     ) -> Outcome:
         async def work(connection: Connection) -> str:
             account = await lock(connection, account_id, hold_id, self._rules.limits_of)
@@ -224,7 +288,7 @@ class Gate:
                 return to_text(Denied(Denial.UNKNOWN_ACCOUNT))
             return to_text(await decide(account))
 
-        reply = await self._patience.within(once(self._pool, key, work))
+        reply = await self._patience.within(once(self._pool, key, work), spent_seconds)
         return from_text(reply.text)
 
 

@@ -3,9 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import asyncpg
-
-from adapters.postgres import Connection, Pool
+from adapters.postgres import REPEATABLE, Connection, Pool
 from adapters.queries import load
 
 SQL = load("idempotency")
@@ -47,11 +45,7 @@ async def once(pool: Pool, key: Key | None, work: Callable[[Connection], Awaitab
                 connection.transaction(isolation="read_committed"),
             ):
                 return await _run(connection, key, work)
-        except (
-            asyncpg.UniqueViolationError,
-            asyncpg.DeadlockDetectedError,
-            asyncpg.SerializationError,
-        ):
+        except REPEATABLE:
             if not left:
                 raise
     raise AssertionError("the last try returned or raised")

@@ -29,6 +29,13 @@ TRANSIENT: tuple[type[Exception], ...] = (
     asyncpg.exceptions.ReadOnlySQLTransactionError,
 )
 
+# Of these, what another transaction did meanwhile: nothing was changed, and the next run sees it.
+REPEATABLE: tuple[type[Exception], ...] = (
+    asyncpg.UniqueViolationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+)
+
 # What running again can not heal: PostgreSQL refuses a value. Some record of the batch is to blame.
 POISON: tuple[type[Exception], ...] = (
     asyncpg.DataError,

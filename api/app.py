@@ -25,6 +25,7 @@ from api.limits import limit_requests
 from api.measured import Measured
 from api.openapi import describe
 from api.problems import ProblemDocument, handle_problems
+from api.remembered import Remembered
 from api.routes import (
     accounts,
     admin,
@@ -41,6 +42,7 @@ from api.routes import (
     refreshes,
     sessions,
 )
+from api.short_way import ShortWay
 from api.tokens import SYMMETRIC, TokenAuthenticator
 
 SECRET_BYTES_MIN = 32
@@ -93,8 +95,10 @@ def create_app(settings: Settings) -> FastAPI:
                 tier_limits(settings),
             )
             app.state.dependencies = health.Dependencies(pool, settings)
-            keys = KeyAuthenticator(pool, settings.gate_seconds_max)
-            app.state.authenticators = [TokenAuthenticator(settings), keys]
+            remembered = Remembered()
+            keys = KeyAuthenticator(pool, settings.gate_seconds_max, remembered)
+            app.state.remembered = remembered
+            app.state.authenticators = [TokenAuthenticator(settings, remembered), keys]
             yield
 
     app = FastAPI(
@@ -112,6 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.prices = PriceSource()
     app.state.vault = Vault(settings.provider_key_secrets)
     handle_problems(app)
+    app.add_middleware(ShortWay, routes=gate.router.routes)
     limit_requests(app, settings)
     app.add_middleware(Measured, metrics=app.state.metrics)
     for routes in ROUTES:

@@ -101,7 +101,7 @@ class Database:
             return await work(connection)
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:  # async: FastAPI runs a `def` in a thread
     database: Database = request.app.state.database
     return database
 

@@ -1,20 +1,21 @@
 """What one request may cost: bytes, time, nesting. Beyond it the answer is a 4xx, not work."""
 
 import asyncio
+from collections.abc import Iterable
 
-import h11
 import structlog
 from fastapi import FastAPI, Request
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from adapters.settings import Settings
 from api.problems import MEDIA_TYPE, Kind, Problem, ProblemDocument
 
 log = structlog.get_logger()
+BODY = "tollgate.body"  # of the scope: the whole body of a request that passed the limits
 HEAD_SECONDS_MAX = 10.0
+HEAD_BYTES_MAX = 16_384
 _DRAINED_BYTES_MAX = 4 * 1_048_576
 _DRAINED_SECONDS_MAX = 1.0
 
@@ -37,22 +38,23 @@ class RequestLimits:
             await self._app(scope, receive, send)
             return
         try:
-            body = await self._body(Headers(scope=scope), receive)
+            body = await self._body(scope["headers"], receive)
         except Problem as problem:
             await _drain(receive)
             await _answer(problem)(scope, receive, send)
             return
         if body is None:
             return
+        scope[BODY] = body
         await self._app(scope, _replay(body, receive), send)
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
+    async def _body(self, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bytes | None:
         """None when the caller has gone. Raises Problem beyond a limit."""
-        if headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise Problem(415, Kind.REFUSED, "A compressed body is not taken")
-        declared = headers.get("content-length", "0")
-        if not declared.isdecimal() or int(declared) > self._bytes_max:
-            raise self._too_large()
+        for name, value in headers:
+            if name == b"content-encoding" and value.strip().lower() != b"identity":
+                raise Problem(415, Kind.REFUSED, "A compressed body is not taken")
+            if name == b"content-length" and not self._fits(value):
+                raise self._too_large()
         try:
             async with asyncio.timeout(self._seconds_max):
                 return await self._read(receive)
@@ -70,6 +72,9 @@ class RequestLimits:
                 raise self._too_large()
             if not message.get("more_body", False):
                 return bytes(body)
+
+    def _fits(self, declared: bytes) -> bool:
+        return declared.isdigit() and len(declared) < 20 and int(declared) <= self._bytes_max
 
     def _too_large(self) -> Problem:
         return Problem(413, Kind.TOO_LARGE, f"A body has at most {self._bytes_max} bytes")
@@ -114,13 +119,16 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-class PatientProtocol(H11Protocol):
+class PatientProtocol(HttpToolsProtocol):
     """HTTP/1.1 that closes a connection whose request line and headers do not come in time.
 
-    uvicorn itself waits for ever for the first byte of the first request and for the last of any.
+    And that refuses a head of more than `HEAD_BYTES_MAX` with 400. uvicorn itself waits for ever
+    for the first byte of the first request and for the last of any, and keeps all that comes.
     """
 
-    _head: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _in_head = True
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The time runs from here."""
@@ -129,11 +137,37 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """While a head is not complete, more of it does not lengthen its time."""
+        before = self._head_bytes
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
+        if self.transport.is_closing():
+            return
+        if self._in_head and before + len(data) > HEAD_BYTES_MAX:
+            self.send_400_response("The head of the request is too large.")
+        elif not self._in_head and self.cycle is not None and not self.cycle.response_complete:
             self._forget_head()
-        elif self._head is None and not self.transport.is_closing():
-            self._await_head()
+        else:
+            self._head_bytes = before + len(data)
+            if self._timer is None:
+                self._await_head()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One more header. Raises ValueError beyond the limit, which is a 400."""
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes + len(self.url) > HEAD_BYTES_MAX:
+            raise ValueError("the head of the request is too large")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is there; what follows is the body's time."""
+        self._in_head = False
+        self._head_bytes = 0
+        super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
@@ -141,12 +175,12 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _await_head(self) -> None:
-        self._head = self.loop.call_later(HEAD_SECONDS_MAX, self.transport.close)
+        self._timer = self.loop.call_later(HEAD_SECONDS_MAX, self.transport.close)
 
     def _forget_head(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def limit_requests(app: FastAPI, settings: Settings) -> None:

@@ -1,6 +1,8 @@
 """JSON Web Tokens: of one issuer, for one audience, by one algorithm, and not a second too old."""
 
 import asyncio
+import time
+from typing import Any
 
 import jwt
 from jwt import PyJWK, PyJWKClient
@@ -8,7 +10,9 @@ from jwt import PyJWK, PyJWKClient
 from adapters.patience import Unavailable
 from adapters.settings import Settings
 from api.callers import Caller, Role
+from api.remembered import Remembered
 
+REMEMBERED_SECONDS = 60.0
 TOKEN_CHARS_MAX = 8_192
 SYMMETRIC = frozenset({"HS256", "HS384", "HS512"})
 _REQUIRED = ["exp", "sub", "iss", "aud"]
@@ -21,10 +25,14 @@ class TokenAuthenticator:
     The algorithm is the deployment's and never the token's: none, another family, or a public key
     used as a secret is refused. Claims: `sub`, `role` (user, service or admin; user without it) and
     for users `account` (the subject without it).
+
+    A token that was verified is good for `REMEMBERED_SECONDS` without doing it again, and never
+    past its `exp`: so much later than otherwise a key that the provider withdraws stops counting.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, remembered: Remembered | None = None) -> None:
         self._settings = settings
+        self._remembered = remembered or Remembered()
         self._secret = settings.jwt_secret.get_secret_value()
         self._keys = (
             PyJWKClient(settings.jwt_jwks_url, timeout=_JWKS_SECONDS_MAX, lifespan=300)
@@ -36,6 +44,10 @@ class TokenAuthenticator:
         """The caller, or None for a token that is not valid. Raises Unavailable without keys."""
         if len(credential) > TOKEN_CHARS_MAX or credential.count(".") != 2:
             return None
+        known = self._remembered.find(credential)
+        if known is not None:
+            return known
+        verified_at = time.monotonic()
         try:
             key = await self._key(credential)
             claims = jwt.decode(
@@ -50,7 +62,11 @@ class TokenAuthenticator:
             raise Unavailable("the identity provider's keys can not be read") from error
         except (jwt.PyJWTError, ValueError):
             return None
-        return _caller(claims)
+        caller = _caller(claims)
+        if caller is not None:
+            until = verified_at + REMEMBERED_SECONDS
+            self._remembered.keep(credential, caller, until, int(claims["exp"]))
+        return caller
 
     async def _key(self, credential: str) -> str | PyJWK:
         if self._keys is None:
@@ -58,7 +74,7 @@ class TokenAuthenticator:
         return await asyncio.to_thread(self._keys.get_signing_key_from_jwt, credential)
 
 
-def _caller(claims: dict[str, object]) -> Caller | None:
+def _caller(claims: dict[str, Any]) -> Caller | None:
     subject, role = claims["sub"], claims.get("role", Role.USER.value)
     account_id = claims.get("account", subject)
     if not (isinstance(subject, str) and isinstance(role, str) and isinstance(account_id, str)):

@@ -126,6 +126,13 @@ async def test_without_the_lock_the_same_credits_are_promised_twice(
     )
     monkeypatch.setattr(gate_account, "SQL", statements)
     await account(connection, "acme", 100 * CREDIT)
+    # The statement that makes plain holds has the same lock: without it as well.
+    written = await connection.fetchval("SELECT pg_get_functiondef('hold_at_once'::regproc)")
+    assert written.count("FOR NO KEY UPDATE") == 1
+    slowly = written.replace("FOR NO KEY UPDATE", "").replace(
+        "INSERT INTO credit_hold", "PERFORM pg_sleep(0.05); INSERT INTO credit_hold"
+    )
+    await connection.execute(slowly)
     limits = Limits(10 * CREDIT, 1_000)
     async with gate(settings, limits=limits) as open_gate:
         request = HoldRequest("acme", 100 * CREDIT, "app")

@@ -145,3 +145,57 @@ CREATE TABLE audit_log (
 CREATE INDEX audit_log_of_subject ON audit_log (subject, audit_id);
 CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- A hold that is plainly allowed, in one statement: the account's lock, what the decision reads under
+-- it, the hold, and the reply to its key. It knows only yes: in every other case (no such account, not
+-- enough, a cap, too many open, an id or a key that is there) it changes nothing and returns NULL, and
+-- the gate decides again as always and says why. So it may be stricter than core/holds.py and never
+-- laxer; tests/integration/test_hold_at_once_equals_core.py holds the two equal.
+-- Each statement in it sees what was committed before it (read committed): also before the lock was given.
+-- Returns the reply, as it is kept with the key.
+CREATE FUNCTION hold_at_once(
+    the_hold text, the_account text, amount bigint, the_kind text, the_actor text, the_metadata text,
+    live_seconds integer, minimum_micro bigint, open_max integer, cap_micro bigint,
+    of_caller text, the_key text, the_operation text, the_hash bytea
+) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    locked          account;
+    over_micro      bigint;
+    open_holds      bigint;
+    available_micro bigint;
+    room_micro      bigint;
+    made            credit_hold;
+    reply           text;
+BEGIN
+    IF the_key IS NOT NULL AND EXISTS (SELECT FROM idempotency_key WHERE caller = of_caller AND key = the_key) THEN
+        RETURN NULL;
+    END IF;
+    SELECT * INTO locked FROM account WHERE account_id = the_account FOR NO KEY UPDATE;
+    SELECT coalesce(sum(remaining_micro), 0) INTO over_micro FROM credit_grant
+    WHERE account_id = the_account AND NOT spent AND expires_at <= now();
+    SELECT count(*) INTO open_holds FROM credit_hold WHERE account_id = the_account AND state = 'open';
+    available_micro := locked.balance_micro - locked.held_micro - over_micro;
+    room_micro := coalesce(locked.monthly_cap_micro, cap_micro) - locked.held_micro
+        - CASE WHEN locked.spend_month >= date_trunc('month', now() AT TIME ZONE 'UTC')::date
+               THEN locked.spend_micro ELSE 0 END;
+    IF amount > 0 AND available_micro >= greatest(amount, minimum_micro) AND open_holds < open_max
+       AND (room_micro IS NULL OR room_micro >= amount) THEN
+        INSERT INTO credit_hold (hold_id, account_id, amount_micro, kind, actor, metadata, expires_at)
+        VALUES (the_hold, the_account, amount, the_kind, the_actor, the_metadata,
+                now() + make_interval(secs => live_seconds::double precision))
+        ON CONFLICT DO NOTHING
+        RETURNING * INTO made;
+        IF FOUND THEN
+            UPDATE account SET held_micro = held_micro + amount WHERE account_id = the_account;
+            reply := json_build_object(
+                'hold_id', made.hold_id, 'account_id', made.account_id, 'kind', made.kind,
+                'amount_micro', made.amount_micro, 'available_micro', available_micro - amount,
+                'created_at', made.created_at, 'expires_at', made.expires_at, 'outcome', 'held')::text;
+            IF the_key IS NOT NULL THEN
+                INSERT INTO idempotency_key (caller, key, operation, body_hash, response)
+                VALUES (of_caller, the_key, the_operation, the_hash, reply);
+            END IF;
+        END IF;
+    END IF;
+    RETURN reply;
+END $$;

@@ -31,9 +31,17 @@ SELECT coalesce((SELECT sum(remaining_micro) FROM credit_grant
        (SELECT count(*) FROM credit_hold WHERE credit_hold.account_id = $1 AND state = 'open')
            AS open_holds,
        hold.hold_id, hold.kind, hold.amount_micro, hold.state, hold.charged_micro, hold.usage,
-       hold.created_at, hold.expires_at
+       hold.created_at, hold.expires_at, hold.actor
 FROM (SELECT 1) AS one
 LEFT JOIN credit_hold AS hold ON hold.hold_id = $2 AND hold.account_id = $1
+
+-- name: hold_at_once
+-- All of a hold in one statement, a transaction of its own: see the function of that name. A NULL:
+-- nothing was done, and somebody has to say why. $1 hold, $2 account, $3 amount in micro-credits,
+-- $4 kind, $5 actor, $6 metadata, $7 lives so many seconds, $8 minimum balance in micro-credits,
+-- $9 open holds at most, $10 cap of an account without one of its own, or NULL; then the key or NULLs:
+-- $11 caller, $12 key, $13 operation, $14 body hash.
+SELECT hold_at_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS reply
 
 -- name: add_hold
 -- Reserves. No row is returned when the id is taken, whoever has it; nothing is reserved then.
