@@ -1,6 +1,7 @@
 """`tollgate migrate`: everything that must be there before the first event, brought up to date."""
 
 import asyncio
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds `migrate`."""
-    app.command("migrate", epilog="Example: tollgate migrate --dry-run")(migrate)
+    app.command("migrate", epilog="Example: tollgate migrate --roles")(migrate)
 
 
 def migrate(
@@ -28,6 +29,14 @@ def migrate(
             envvar="TOLLGATE_PG_DUMP", help="pg_dump to use; else PATH, then the local stack's."
         ),
     ] = None,
+    roles: Annotated[
+        bool,
+        typer.Option(
+            "--roles",
+            help="Make PostgreSQL's roles, each with the rights of its stage; later runs keep them"
+            " right without it.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
     """Bring PostgreSQL, the price book, the topics and ClickHouse up to date; safe to repeat.
@@ -39,7 +48,8 @@ def migrate(
     from tollgate.output import print_json
 
     places = [pg_dump] if pg_dump else local_places()
-    report = asyncio.run(_migrate(load_settings(), places if backup else None, dry_run=dry_run))
+    wanted = _Wanted(places if backup else None, dry_run=dry_run, roles=roles)
+    report = asyncio.run(_migrate(load_settings(), wanted))
     if as_json:
         print_json(report)
     else:
@@ -57,14 +67,23 @@ def local_places() -> list[Path]:
     return sorted(package.glob("pginstall*/bin"), reverse=True)
 
 
-async def _migrate(
-    settings: "Settings", places: list[Path] | None, *, dry_run: bool
-) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a person asked for; `places` of pg_dump, None: no backup."""
+
+    places: list[Path] | None
+    dry_run: bool
+    roles: bool
+
+
+async def _migrate(settings: "Settings", wanted: _Wanted) -> dict[str, object]:
     from adapters.reach import postgres
     from adapters.topics import ensure_topics
 
+    dry_run = wanted.dry_run
     async with postgres(settings, "migrate", unlimited=True) as connection:
-        report = await _migrate_postgres(connection, settings, places, dry_run=dry_run)
+        report = await _migrate_postgres(connection, settings, wanted.places, dry_run=dry_run)
+        report["roles"] = await _ensure_roles(connection, report, wanted)
         report["price_version"] = None if dry_run else await _ensure_book(connection)
     topics = await ensure_topics(settings, dry_run=dry_run)
     report["topics_created"] = [topic.name for topic in topics if topic.created]
@@ -87,6 +106,19 @@ async def _migrate_postgres(
             backup = await _back_up(connection, settings, places)
         applied = await apply(connection, migrations, read_reference())
     return _report(planned, applied, backup, dry_run=dry_run)
+
+
+async def _ensure_roles(
+    connection: "Connection", report: dict[str, object], wanted: _Wanted
+) -> dict[str, list[str]] | None:
+    """What was, or would be, made and changed; None: no roles, or nothing known of them yet."""
+    from adapters.roles import ensure_roles, uses_roles
+
+    if not wanted.roles and not await uses_roles(connection):
+        return None
+    if wanted.dry_run and report["pending"]:
+        return None
+    return asdict(await ensure_roles(connection, dry_run=wanted.dry_run))
 
 
 async def _back_up(connection: "Connection", settings: "Settings", places: list[Path]) -> Path:
@@ -128,16 +160,31 @@ def _print(report: dict[str, object]) -> None:
         case {"dry_run": True, "pending": list(pending), "topics_created": list(topics)}:
             say(f"postgres: would apply {_names(pending)}")
             say(f"topics: would create {_names(topics)}")
+            _print_roles(report["roles"], "would be ")
         case {"applied": list(applied), "topics_created": list(topics), "clickhouse": list(tables)}:
             if report["backup"]:
                 say(f"backup: {report['backup']}")
             say(f"postgres: applied {_names(applied)}; the schema is schema.sql's")
+            _print_roles(report["roles"], "")
             published = report["price_version"]
             say(f"price book: {f'default published as {published}' if published else 'kept'}")
             say(f"topics: created {_names(topics)}")
             say(f"clickhouse: applied {_names(tables)}")
     for warning in _list(report["warnings"]):
         remark(f"warning: {warning}")
+
+
+def _print_roles(roles: object, would_be: str) -> None:
+    from tollgate.output import say
+
+    match roles:
+        case {"created": list(created), "granted": list(granted), "revoked": list(revoked)}:
+            say(
+                f"roles: {would_be}made {_names(created)};"
+                f" rights {would_be}given {len(granted):,}, taken back {len(revoked):,}"
+            )
+            for line in revoked:
+                say(f"  {would_be}taken back: {line}")
 
 
 def _list(value: object) -> list[object]:

@@ -261,9 +261,11 @@ async def test_the_command_makes_everything_and_then_nothing(
     assert first["backup"] is None
     assert first["price_version"] == 1
     assert len(first["topics_created"]) == 4
-    second = await report(fresh, "migrate")
+    second = await report(fresh, "migrate", "--roles")
     assert second["applied"] == second["topics_created"] == second["warnings"] == []
     assert second["price_version"] is None
+    assert first["roles"] is None
+    assert "tollgate_rater: INSERT ON charge" in second["roles"]["granted"]
 
 
 async def test_the_command_backs_up_before_it_changes_a_database(

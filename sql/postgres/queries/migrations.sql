@@ -84,3 +84,26 @@ WITH relation AS (
 SELECT kind, name, replace(replace(definition, $1 || '.', ''), 'tollgate_reference.', '') AS definition
 FROM described
 ORDER BY kind, name
+
+-- name: uses_roles
+-- Whether roles.sql was ever run here: somebody was granted something on the ledger as its rater.
+SELECT EXISTS (
+    SELECT FROM pg_class, aclexplode(relacl) AS granted
+    WHERE oid = to_regclass('charge') AND granted.grantee = to_regrole('tollgate_rater')::oid)
+
+-- name: read_rights
+-- Every right that one of our roles has in the schema, by its name alone.
+WITH ours AS (
+    SELECT oid, rolname FROM pg_roles WHERE rolname ~ '^tollgate_'
+), things AS (
+    SELECT relname, '' AS attname, relacl AS acl FROM pg_class WHERE relnamespace = current_schema()::regnamespace
+    UNION ALL
+    SELECT relname, attname, attacl FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+    WHERE relnamespace = current_schema()::regnamespace
+)
+SELECT rolname::text AS role, privilege_type AS verb, relname::text AS thing, attname::text AS column
+FROM things, aclexplode(acl), ours
+WHERE ours.oid = grantee AND rolname <> 'tollgate_owner'
+UNION ALL
+SELECT rolname, 'EXISTS', '', '' FROM ours
+ORDER BY 1, 3, 2, 4

@@ -2,7 +2,7 @@
 
 -- name: lock_versions
 -- One publisher at a time, until its transaction ends; readers are not stopped.
-LOCK TABLE price_version IN SHARE ROW EXCLUSIVE MODE;
+SELECT pg_advisory_xact_lock(hashtext('tollgate price versions'));
 
 -- name: versions
 -- Every version without its catalog, oldest first. Equal catalogs have equal digests: a price
