@@ -66,11 +66,16 @@ class LockedAccount:
         self._account = account
         self._reserves = reserves
 
-    def open_hold(self) -> Hold | Denial:
-        """The hold that was asked for, or why it can not be used. Another account's is none."""
+    def open_hold(self, by: str | None = None) -> Hold | Denial:
+        """The hold that was asked for, or why it can not be used. Another account's is none.
+
+        `by`: only that actor's hold can be used.
+        """
         row = self._reserves
         if row["hold_id"] is None:
             return Denial.NO_SUCH_HOLD
+        if by is not None and row["actor"] != by:
+            return Denial.NOT_YOURS
         if row["state"] != HoldState.OPEN:
             return Denial.NOT_OPEN
         return Hold(row["hold_id"], row["kind"], row["amount_micro"], row["created_at"])

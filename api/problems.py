@@ -78,13 +78,14 @@ _STATUS_OF_DENIAL = {
     Denial.CAP: 402,
     Denial.TOO_MANY_HOLDS: 429,
     Denial.NOT_OPEN: 409,
+    Denial.NOT_YOURS: 403,
     Denial.ID_TAKEN: 409,
     Denial.UNPRICED: 422,
 }
 
 
 def denied(denial: Denial, detail: str = "") -> Problem:
-    """The gate's no: 402 when credits are missing, 404, 409, 422 or 429 for the other reasons."""
+    """The gate's no: 402 when credits are missing, 403, 404, 409, 422 or 429 for the other reasons."""
     status = _STATUS_OF_DENIAL[denial]
     kind = Kind.NOT_FOUND if status == 404 else Kind.DENIED
     headers = {"Retry-After": "1"} if status == 429 else None

@@ -17,6 +17,7 @@ class Denial(StrEnum):
     TOO_MANY_HOLDS = "too_many_holds"
     NO_SUCH_HOLD = "no_such_hold"
     NOT_OPEN = "hold_not_open"
+    NOT_YOURS = "hold_of_another"
     ID_TAKEN = "hold_id_taken"
     UNPRICED = "unpriced"
 
@@ -34,6 +35,7 @@ _MEANINGS = {
     Denial.TOO_MANY_HOLDS: "The account has too many open holds",
     Denial.NO_SUCH_HOLD: "No such hold",
     Denial.NOT_OPEN: "The hold is closed already",
+    Denial.NOT_YOURS: "Another caller placed the hold",
     Denial.ID_TAKEN: "The id of the hold is taken",
     Denial.UNPRICED: "There is no price for this usage",
 }

@@ -12,7 +12,7 @@ from adapters.gate_account import Spending
 from adapters.gate_outcomes import Closed, Deducted, Denied, Held
 from adapters.idempotency import Key
 from api.amounts import Credits, NonNegativeCredits, ShownCredits, shown, to_micro
-from api.callers import AnyCaller, Caller, ReachableAccount
+from api.callers import AnyCaller, Caller, ReachableAccount, Role
 from api.database import CHANGES_ACCOUNT
 from api.fields import Reason
 from api.keys import IdempotencyKey
@@ -149,6 +149,7 @@ async def hold(
 @router.post("/holds/{hold_id}/extend", dependencies=[CHANGES_ACCOUNT])
 async def extend(
     request: Request,
+    caller: AnyCaller,
     account: ReachableAccount,
     hold_id: HoldId,
     key: IdempotencyKey,
@@ -157,7 +158,9 @@ async def extend(
     """Reserves more for work that goes on, and says that it does; 0 credits only say so."""
     usage = None if body.usage is None else described_event(account, body.usage).data
     text = None if usage is None else _usage_text(usage)
-    outcome = await _gate(request).extend(account, hold_id, to_micro(body.credits), key, usage=text)
+    outcome = await _gate(request).extend(
+        account, hold_id, to_micro(body.credits), key, usage=text, by=_placed_by(caller)
+    )
     return _held(outcome)
 
 
@@ -171,7 +174,8 @@ async def settle(
     body: SpendingBody,
 ) -> ClosedAnswer:
     """Charges what the work cost and frees the reserve. Do not send a usage event for it too."""
-    outcome = await _gate(request).settle(hold_id, _spending(caller, account, body), key)
+    spending = _spending(caller, account, body)
+    outcome = await _gate(request).settle(hold_id, spending, key, by=_placed_by(caller))
     return _closed(outcome)
 
 
@@ -184,7 +188,10 @@ async def release(
     key: IdempotencyKey,
 ) -> ClosedAnswer:
     """Frees the reserve of work that did not happen."""
-    return _closed(await _gate(request).release(account, hold_id, caller.subject, key))
+    outcome = await _gate(request).release(
+        account, hold_id, caller.subject, key, by=_placed_by(caller)
+    )
+    return _closed(outcome)
 
 
 @router.post("/deduct", dependencies=[CHANGES_ACCOUNT])
@@ -233,6 +240,11 @@ async def held(
         live_seconds=body.live_seconds,
     )
     return _held(await gate.hold(wanted, key))
+
+
+def _placed_by(caller: Caller) -> str | None:
+    """Whose holds the caller may use: a user the own ones, or it would end an app's for nothing."""
+    return caller.subject if caller.role is Role.USER else None
 
 
 def _gate(request: Request) -> Gate:

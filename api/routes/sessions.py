@@ -61,13 +61,14 @@ async def open_session(
 @router.post("/{session_id}/extend")
 async def extend_session(
     request: Request,
+    caller: AnyCaller,
     account: ReachableAccount,
     session_id: SessionId,
     key: IdempotencyKey,
     body: ExtendBody,
 ) -> HoldAnswer:
     """Reserves more, keeps the usage so far, and says that tokens flow; 0 credits only say so."""
-    return await gate.extend(request, account, session_id, key, body)
+    return await gate.extend(request, caller, account, session_id, key, body)
 
 
 @router.post("/{session_id}/finalise")
