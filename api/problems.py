@@ -85,7 +85,7 @@ _STATUS_OF_DENIAL = {
 
 
 def denied(denial: Denial, detail: str = "") -> Problem:
-    """The gate's no: 402 when credits are missing, 403, 404, 409, 422 or 429 for the other reasons."""
+    """The gate's no: 402 when credits are missing, another 4xx for each of the other reasons."""
     status = _STATUS_OF_DENIAL[denial]
     kind = Kind.NOT_FOUND if status == 404 else Kind.DENIED
     headers = {"Retry-After": "1"} if status == 429 else None
