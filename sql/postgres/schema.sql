@@ -35,8 +35,7 @@ CREATE TABLE credit_grant (
 ) WITH (fillfactor = 70);
 -- `spent` and not remaining_micro is the predicate, so that a draw stays a heap-only update.
 CREATE INDEX credit_grant_burn_order ON credit_grant (account_id, priority, expires_at, created_at, grant_id) WHERE NOT spent;
-CREATE INDEX credit_grant_of_account ON credit_grant (account_id);
-CREATE INDEX credit_grant_expiry ON credit_grant (expires_at) WHERE NOT spent;
+CREATE INDEX credit_grant_expiry ON credit_grant (expires_at) WHERE NOT spent AND expires_at IS NOT NULL;
 
 -- How much of a grant one batch (or one single operation) used. amount - remaining = sum of its draws.
 -- No foreign key and no second index: it is written on the hot path and read by the audit as a whole.
@@ -203,11 +202,12 @@ CREATE TABLE credit_transaction (
     grant_id            bigint,
     actor               text NOT NULL,
     reason              text NOT NULL DEFAULT '',
-    idempotency_key     text UNIQUE,
+    idempotency_key     text,             -- unique; most entries have none
     tx                  xid8 NOT NULL DEFAULT pg_current_xact_id(),
     created_at          timestamptz NOT NULL DEFAULT now(),
     metadata            text NOT NULL DEFAULT ''  -- JSON object of the caller: provider, model, tokens; '' when none
 );
+CREATE UNIQUE INDEX credit_transaction_key ON credit_transaction (idempotency_key) WHERE idempotency_key IS NOT NULL;
 -- An account's history, newest first.
 CREATE INDEX credit_transaction_of_account ON credit_transaction (account_id, created_at, transaction_id);
 -- The warehouse ships by (tx, transaction_id) up to the oldest unfinished transaction.

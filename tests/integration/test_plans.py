@@ -5,7 +5,7 @@ prepared statement are, and without (`force_generic_plan`), as PostgreSQL may do
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -215,22 +215,7 @@ def _history_pages() -> Iterator[Case]:
 async def test_statements_find_their_rows_by_index(settings: Settings) -> None:
     await plant(settings, Batch(charges=CHARGES, accounts=ACCOUNTS, partitions=PARTITIONS))
     await run_sql(settings, *_MORE, "ANALYZE")
-    connection = await asyncpg.connect(
-        settings.postgres.get_secret_value(), server_settings=session_parameters(settings, "tests")
-    )
-    try:
-        findings = [
-            f"{case} {kind}: {finding}"
-            for case in _cases()
-            for kind, plan in (
-                ("with its parameters", await _custom_plan(connection, case)),
-                ("generic", await _generic_plan(connection, case)),
-            )
-            for finding in _findings(plan, case.indexes)
-        ]
-    finally:
-        await connection.close()
-    assert findings == []
+    assert await findings(settings, _cases()) == []
 
 
 async def test_a_page_of_history_reads_no_more_of_a_large_account(settings: Settings) -> None:
@@ -254,6 +239,25 @@ async def test_a_page_of_history_reads_no_more_of_a_large_account(settings: Sett
     }
     assert rows["charge_history"] <= 201, rows
     assert rows["credit_transaction_of_account"] <= 52, rows
+
+
+async def findings(settings: Settings, cases: Iterable[Case]) -> list[str]:
+    """What the plans of each statement, both with its parameters and generic, do wrong."""
+    connection = await asyncpg.connect(
+        settings.postgres.get_secret_value(), server_settings=session_parameters(settings, "tests")
+    )
+    try:
+        return [
+            f"{case} {kind}: {finding}"
+            for case in cases
+            for kind, plan in (
+                ("with its parameters", await _custom_plan(connection, case)),
+                ("generic", await _generic_plan(connection, case)),
+            )
+            for finding in _findings(plan, case.indexes)
+        ]
+    finally:
+        await connection.close()
 
 
 async def _custom_plan(connection: "asyncpg.Connection[asyncpg.Record]", case: Case) -> Any:

@@ -1,0 +1,70 @@
+"""The statements of the refresh and the expiry find their rows by index among many accounts."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import asyncpg
+
+from adapters.queries import load
+from adapters.settings import Settings
+from tests.integration.test_plans import ACCOUNT, Case, findings
+from tests.planted_ledger import run_sql
+
+_MANY = (
+    """INSERT INTO account (account_id, tier)
+    SELECT 'account ' || n, 'free' FROM generate_series(0, 19999) AS n""",
+    """INSERT INTO credit_grant (account_id, source, granted_by, amount_micro, remaining_micro,
+                                 spent, expires_at)
+    SELECT 'account ' || n % 20000, 'tests', 'tests', 1, CASE WHEN n < 20000 THEN 1 ELSE 0 END,
+           n >= 20000, CASE WHEN n % 50 = 0 THEN now() + (n - 400) * interval '1 minute' END
+    FROM generate_series(0, 39999) AS n""",
+    """INSERT INTO credit_transaction (account_id, type, amount_micro, balance_after_micro, actor,
+                                       idempotency_key)
+    SELECT 'account ' || n % 20000, 'GRANT', 1, 1, 'tests', CASE WHEN n % 9 = 0 THEN 'k' || n END
+    FROM generate_series(0, 39999) AS n""",
+    """INSERT INTO allowance (account_id, due_at, grant_id)
+    SELECT 'account ' || n, now() + (n - 200) * interval '2 minutes', n + 1
+    FROM generate_series(0, 19999) AS n""",
+    "ANALYZE",
+)
+
+
+def _cases() -> Iterator[Case]:
+    accounts = sorted(f"account {n}" for n in range(200))
+    first = datetime(1970, 1, 1, tzinfo=UTC)
+    due = datetime.now(UTC), first, "", 1_000
+    yield Case("refresh", "lock_due", due, {"allowance_due": ("due_at", "account_id")})
+    yield Case("refresh", "lock_these", (accounts, None), {"allowance_pkey": ACCOUNT})
+    yield Case(
+        "refresh",
+        "refresh_accounts",
+        (accounts, ["free"], [1_000], 0, 1, "tests", "planned"),
+        {
+            "account_pkey": ACCOUNT,
+            "allowance_pkey": ACCOUNT,
+            "credit_grant_pkey": ("grant_id",),
+        },
+    )
+    over = {"credit_grant_expiry": ("expires_at",)}
+    yield Case("expiry", "accounts_with_expired_grants", ("", 200), over)
+    yield Case("expiry", "preview", (), over)
+
+
+async def test_refresh_and_expiry_find_their_rows_by_index(settings: Settings) -> None:
+    await run_sql(settings, *_MANY)
+    assert await findings(settings, _cases()) == []
+    plan = await _plan_of_a_key(settings)
+    assert "credit_transaction_key" in plan
+    assert "Seq Scan on credit_transaction" not in plan
+
+
+async def _plan_of_a_key(settings: Settings) -> str:
+    """The index leaves out the entries without a key, which are most of them."""
+    connection = await asyncpg.connect(settings.postgres.get_secret_value())
+    try:
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE found AS {load('accounts').find_by_key}")
+        rows = await connection.fetch("EXPLAIN EXECUTE found ('k18')")
+    finally:
+        await connection.close()
+    return "\n".join(row[0] for row in rows)
