@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ from adapters.failures import Failure
 from adapters.postgres import connect
 from adapters.queries import parse
 from bench.machine import machine
-from bench.processes import fleet, spent
+from bench.processes import Fleet, fleet, spent
 from bench.site import Place, Site, open_site
 from stack.ports import Name, Ports
 
@@ -47,18 +47,20 @@ class Answers:
     """What came back, and how long after the time at which it should have been sent."""
 
     seconds: list[float] = field(default_factory=list)
+    lags: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     allowed: int = 0
 
     def document(self, lasted_seconds: float) -> dict[str, Any]:
-        """As JSON; latencies in milliseconds."""
-        ordered = sorted(self.seconds)
+        """As JSON; latencies in milliseconds. A lag is the client's own: due, and not yet sent."""
+        ordered, lags = sorted(self.seconds), sorted(self.lags)
         return {
             "requests": len(ordered),
             "per_second": round(len(ordered) / lasted_seconds),
             "allowed": self.allowed,
             "statuses": dict(self.statuses),
             **{f"p{share}_ms": _ms(ordered, share) for share in (50, 90, 99, 100)},
+            **{f"client_lag_p{share}_ms": _ms(lags, share) for share in (50, 99, 100)},
         }
 
 
@@ -88,6 +90,7 @@ class Client:
         return answers.document(time.perf_counter() - began)
 
     async def _one(self, path: str, body: dict[str, int], due: float, answers: Answers) -> None:
+        answers.lags.append(time.perf_counter() - due)
         try:
             async with self._session.post(path, json=body) as response:
                 text = await response.text()
@@ -117,12 +120,12 @@ async def gate(site: Site, rate: int, seconds: float, events: int) -> dict[str, 
                 await client.send(("check", "holds"), rate // 4, WARM_UP_SECONDS)
                 with _load(place, events, 2 * seconds + WARM_UP_SECONDS):
                     for operation in ("check", "holds"):
-                        idle = running.cpu_seconds()
+                        idle = _cpu_seconds(running)
                         found[operation] = await client.send((operation,), rate, seconds)
-                        busy = spent(idle, running.cpu_seconds())
+                        busy = spent(idle, _cpu_seconds(running))
                         found[operation]["cpu_ms_a_request"] = {
                             name: round(1000 * busy[name] / (rate * seconds), 2)
-                            for name in ("api", "postgres")
+                            for name in ("api", "postgres", "rater", "client")
                         }
                         running.weigh()
                 before = await connection.fetchrow(SQL.holds)
@@ -140,6 +143,11 @@ async def gate(site: Site, rate: int, seconds: float, events: int) -> dict[str, 
     found["peak_mib"] = {"api": round(running.peak_bytes["api"] / 2**20)}
     found["holds_by_unanswered_requests"] = after["holds"] - before["holds"]
     return found
+
+
+def _cpu_seconds(running: Fleet) -> dict[str, float]:
+    """By process; the client is this one."""
+    return {**running.cpu_seconds(), "client": time.process_time()}
 
 
 def _with_api(place: Place) -> tuple[Place, str, int]:
@@ -164,12 +172,10 @@ async def _listening(session: aiohttp.ClientSession, require: Any) -> None:
     end = time.monotonic() + START_SECONDS_MAX
     while time.monotonic() < end:
         require()
-        try:
+        with suppress(aiohttp.ClientError):
             async with session.get("/ready") as response:
                 if response.status == 200:
                     return
-        except aiohttp.ClientError:
-            pass
         await asyncio.sleep(0.1)
     raise Failure(f"the API was not ready within {START_SECONDS_MAX:.0f} s")
 
@@ -185,6 +191,8 @@ def _load(place: Place, rate: int, seconds: float) -> Iterator[None]:
     )
     try:
         yield
+        if child.poll():
+            raise Failure(f"tollgate load ended with exit code {child.returncode}")
     finally:
         child.terminate()
         child.wait()
