@@ -8,10 +8,12 @@ from typing import Any
 from adapters.failures import Failure
 from bench.caller import caller_cost
 from bench.drain import Drain, drain
+from bench.gate import gate
 from bench.limits import raw_limits
 from bench.machine import machine, versions
 from bench.naive import naive_rate
 from bench.rating import rating_cost
+from bench.refresh import refresh_all
 from bench.site import Place, Site
 from bench.steady import steady
 from bench.traffic import MIXED, publish
@@ -26,11 +28,16 @@ ONE_ACCOUNT = replace(MIXED, accounts=1)
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: records of the main drain, how often it runs, seconds of traffic."""
+    """How much is measured: records of the main drain and how often it runs, seconds of traffic,
+    requests a second at the gate and for how long, accounts of each refresh.
+    """
 
     records: int
     repeats: int
     steady_seconds: float
+    gate_rate: int
+    gate_seconds: float
+    accounts: tuple[int, ...]
 
 
 async def measure(site: Site, size: Size) -> dict[str, Any]:
@@ -64,6 +71,10 @@ async def measure(site: Site, size: Size) -> dict[str, Any]:
     document["caller"] = await caller_cost(await site.new_place("caller"), CALLS)
     _say("rating alone, beside genai-prices and LiteLLM")
     document["rating"] = await asyncio.to_thread(rating_cost)
+    half_of_one = document["one_rater"]["records_per_second"] // 2
+    _say(f"the gate at {size.gate_rate:,} requests/s, its rater at {half_of_one:,} events/s")
+    document["gate"] = await gate(site, size.gate_rate, size.gate_seconds, half_of_one)
+    document["refresh"] = [await _refresh(site, accounts) for accounts in size.accounts]
     document["ratios"] = _ratios(document)
     return document
 
@@ -99,6 +110,11 @@ async def _naive(site: Site, records: int) -> dict[str, int]:
 async def _latency(site: Site, rate: int, seconds: float) -> dict[str, Any]:
     _say(f"latency at {rate:,} events/s for {seconds:.0f} s")
     return (await steady(site, await site.new_place("steady"), rate, seconds)).document()
+
+
+async def _refresh(site: Site, accounts: int) -> dict[str, Any]:
+    _say(f"the monthly allowance of {accounts:,} accounts, twice, with a kill")
+    return await refresh_all(site, accounts)
 
 
 def _ratios(document: dict[str, Any]) -> dict[str, float]:

@@ -13,9 +13,10 @@ SELECT account_id, now() - interval '1 minute' FROM account
 ON CONFLICT (account_id) DO UPDATE SET due_at = excluded.due_at
 
 -- name: spend
--- Every account has used a quarter of its allowance: booked as one draw and one entry each.
+-- Every tenth account has used a quarter of its allowance: booked as one draw and one entry each.
 WITH used AS (
-    SELECT grant_id, account_id, amount_micro / 4 AS used_micro FROM credit_grant WHERE NOT spent
+    SELECT grant_id, account_id, amount_micro / 4 AS used_micro
+    FROM credit_grant WHERE NOT spent AND grant_id % 10 = 0
 ), burned AS (
     UPDATE credit_grant SET remaining_micro = remaining_micro - used_micro
     FROM used WHERE credit_grant.grant_id = used.grant_id
@@ -32,6 +33,14 @@ FROM used WHERE account.account_id = used.account_id
 -- name: vacuum
 -- As autovacuum would have done long before the next allowance is due.
 VACUUM ANALYZE
+
+-- name: checkpoint
+-- So that no round writes the pages of what was planted for it.
+CHECKPOINT
+
+-- name: state
+-- $1 key of a run.
+SELECT state FROM job_run WHERE job_key = $1
 
 -- name: refreshed
 -- So far, in all rounds.
