@@ -26,6 +26,7 @@ from bench.processes import Fleet, fleet, spent
 from bench.site import Place, Site, open_site
 from schemas.job_names import JobName
 from schemas.jobs import Job, new_job
+from stack.ports import Name
 
 SQL = parse(Path(__file__).with_name("refresh.sql").read_text(encoding="utf-8"), "refresh.sql")
 SIZES = (10_000, 1_000_000)
@@ -153,7 +154,7 @@ async def _measured(running: Fleet) -> AsyncIterator[dict[str, Any]]:
     figures["peak_mib"] = {
         name: round(running.peak_bytes[name] / 2**20)
         for name in sorted(running.peak_bytes)
-        if name == "postgres" or name not in stack
+        if name == "postgres" or name not in set(Name)
     }
 
 
