@@ -121,3 +121,38 @@ async def test_nobody_enters_without_a_token(address: str) -> None:
         answer = await nobody.post("/api/v1/accounts/acme/check", json={"credits": 1})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_user_does_not_end_the_hold_of_an_app(
+    app: httpx2.AsyncClient, address: str, connection: asyncpg.Connection
+) -> None:
+    """Settled for nothing, the app's own settlement would find it closed: work that nobody paid."""
+    holds = "/api/v1/accounts/acme/holds"
+    await app.post(holds, json={"credits": 50, "hold_id": "h1"})
+    acts = {"h1/settle": {"credits": 0}, "h1/release": {}, "h1/extend": {"credits": 1}}
+    session = {"h1/finalise": {"credits": 0}, "h1/abort": {}}
+    async with client(address, "acme") as user:
+        tried = [await user.post(f"{holds}/{act}", json=body) for act, body in acts.items()]
+        sessions = "/api/v1/accounts/acme/sessions"
+        tried += [await user.post(f"{sessions}/{act}", json=body) for act, body in session.items()]
+        assert {(answer.status_code, answer.json()["code"]) for answer in tried} == {
+            (403, "hold_of_another")
+        }
+        assert (await user.post(holds, json={"credits": 1, "hold_id": "mine"})).status_code == 201
+        assert (await user.post(f"{holds}/mine/release")).status_code == 200
+    done = await app.post(f"{holds}/h1/settle", json={"credits": 40})
+    assert (done.status_code, done.json()["balance"]) == (200, "60")
+
+
+async def test_one_person_with_two_accounts_has_two_keys_of_one_name(
+    address: str, connection: asyncpg.Connection
+) -> None:
+    await account(connection, "second", 100 * CREDIT)
+    for name in ("acme", "second", "second"):
+        async with client(address, "ann", account=name) as user:
+            answer = await user.post(
+                "/api/v1/credits/deduct", json={"amount": 5}, headers={"Idempotency-Key": "k1"}
+            )
+        assert answer.json()["new_balance"] == 95
+    balances = await connection.fetch("SELECT balance_micro FROM account")
+    assert [row["balance_micro"] for row in balances] == [95 * CREDIT, 95 * CREDIT]
