@@ -33,8 +33,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: install ## 100,000 events through the whole way, and the proof; TRACE=file.csv runs a trace file
 	@"$(BIN)/tollgate" demo $(if $(TRACE),--trace "$(TRACE)")
 
-test: install ## every test, on a real Kafka, PostgreSQL and ClickHouse engine started for it
-	@"$(BIN)/pytest"
+test: install ## every test, on a real Kafka, PostgreSQL and ClickHouse engine; TESTERS=2 shares the files
+	@"$(BIN)/pytest" $(if $(TESTERS),-n "$(TESTERS)" --dist loadfile --no-loadscope-reorder)
 
 lint: install ## format, rules, and who may import whom
 	@"$(BIN)/ruff" format --check .
