@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from adapters.history import Cursor, Page, page_of
 from adapters.postgres import Connection
 from adapters.queries import load
 
 SQL = load("account_view")
-ACCOUNTS = load("accounts")
 GATE = load("gate")
 
 Row = dict[str, Any]
@@ -43,17 +43,35 @@ async def read_profile(connection: Connection, account_id: str) -> Profile | Non
     return None if row is None else Profile(**row)
 
 
-async def list_grants(connection: Connection, account_id: str, rows_max: int) -> list[Row]:
-    """What can still be drawn, in the order in which it is."""
-    return [dict(row) for row in await connection.fetch(ACCOUNTS.read_grants, account_id, rows_max)]
+async def list_grants(
+    connection: Connection, account_id: str, rows_max: int, after_id: int | None = None
+) -> list[Row]:
+    """What can still be drawn, in the order in which it is; `after_id` ended the page before."""
+    rows = await connection.fetch(SQL.grants_page, account_id, after_id, rows_max)
+    return [dict(row) for row in rows]
 
 
 async def list_holds(
-    connection: Connection, account_id: str, *, only_open: bool, rows_max: int
-) -> list[Row]:
-    """The newest holds first."""
-    rows = await connection.fetch(GATE.list_holds, account_id, only_open, rows_max)
-    return [dict(row) for row in rows]
+    connection: Connection,
+    account_id: str,
+    *,
+    only_open: bool,
+    rows_max: int,
+    before: Cursor | None = None,
+) -> Page:
+    """The newest holds first, a page of them."""
+    place = (None, None) if before is None else (before.at, before.place)
+    rows = await connection.fetch(SQL.holds_page, account_id, only_open, *place, rows_max + 1)
+    return page_of(rows, rows_max, "created_at", "hold_id")
+
+
+async def list_open_holds(
+    connection: Connection, rows_max: int, after: Cursor | None = None
+) -> Page:
+    """The open holds of all accounts, those first that nobody touched for longest."""
+    place = (None, None) if after is None else (after.at, after.place)
+    rows = await connection.fetch(SQL.open_holds_page, *place, rows_max + 1)
+    return page_of(rows, rows_max, "touched_at", "hold_id")
 
 
 async def read_hold(connection: Connection, account_id: str, hold_id: str) -> Row | None:

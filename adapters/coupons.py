@@ -7,6 +7,7 @@ from typing import Any
 
 from adapters.accounts import AMOUNT_MICRO_MAX, Granted, GrantRequest, Source, post
 from adapters.failures import Failure
+from adapters.history import Cursor, Page, page_of
 from adapters.postgres import Connection
 from adapters.queries import load
 from core.coupons import HUNDRED_PERCENT_MICRO, Coupon, CouponKind, CouponRefusal, value_micro
@@ -14,8 +15,6 @@ from core.coupons import HUNDRED_PERCENT_MICRO, Coupon, CouponKind, CouponRefusa
 SQL = load("coupons")
 ACCOUNTS = load("accounts")
 _CODE = re.compile(r"[A-Z0-9_-]{3,64}")
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +149,13 @@ async def disable_coupon(connection: Connection, code: str) -> datetime:
     return disabled_at
 
 
-async def list_coupons(connection: Connection, *, usable: bool, coupons_max: int) -> list[Row]:
-    """The newest coupons with their uses."""
-    return [dict(row) for row in await connection.fetch(SQL.list_coupons, usable, coupons_max)]
+async def list_coupons(
+    connection: Connection, *, usable: bool, coupons_max: int, before: Cursor | None = None
+) -> Page:
+    """The newest coupons with their uses, a page of them."""
+    place = (None, None) if before is None else (before.at, before.place)
+    rows = await connection.fetch(SQL.list_coupons, usable, *place, coupons_max + 1)
+    return page_of(rows, coupons_max, "created_at", "code")
 
 
 def _coupon(row: Any) -> Coupon:

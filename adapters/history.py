@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -40,10 +40,26 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some entries, and the cursor of the next page; None on the last one."""
+    """Some rows, and the cursor of the next page; None on the last one."""
 
     entries: list[dict[str, Any]]
     following: Cursor | None
+
+    @property
+    def next(self) -> str | None:
+        """The cursor of the next page as text."""
+        return None if self.following is None else str(self.following)
+
+
+def page_of(rows: Sequence[Mapping[str, Any]], rows_max: int, at: str, place: str) -> Page:
+    """A page of rows of which one more than `rows_max` was asked for.
+
+    `at` and `place` name the columns that the rows are sorted by: a time, and what is unique.
+    """
+    entries = [dict(row) for row in rows[:rows_max]]
+    if len(rows) <= rows_max:
+        return Page(entries, None)
+    return Page(entries, Cursor(entries[-1][at], entries[-1][place]))
 
 
 def read_cursor(text: str) -> Cursor:
@@ -75,8 +91,4 @@ async def history(
         None if before is None else before.place,
         wanted + 1,
     )
-    entries = [dict(row) for row in rows[:wanted]]
-    if len(rows) <= wanted:
-        return Page(entries, None)
-    last = entries[-1]
-    return Page(entries, Cursor(last["at"], last["place"]))
+    return page_of(rows, wanted, "at", "place")

@@ -1,29 +1,12 @@
-"""Holds as an operator sees them, and how one is released by hand."""
-
-from typing import Any
+"""How an operator releases a hold by hand."""
 
 from adapters.audit_log import Act, note
 from adapters.gate_account import Spending, lock
 from adapters.gate_outcomes import Closed, Denied
 from adapters.postgres import Connection
-from adapters.queries import load
 from core.holds import Denial, HoldState, Limits
 
-SQL = load("gate")
 _FREES_ONLY = Limits(minimum_micro=0, open_holds_max=0)  # nothing is decided by them
-
-
-async def open_holds(connection: Connection, holds_max: int) -> list[dict[str, Any]]:
-    """The open holds of all accounts, those first that nobody touched for longest."""
-    return [dict(row) for row in await connection.fetch(SQL.list_open_holds, holds_max)]
-
-
-async def holds_of(
-    connection: Connection, account_id: str, *, only_open: bool, holds_max: int
-) -> list[dict[str, Any]]:
-    """The newest holds of one account."""
-    rows = await connection.fetch(SQL.list_holds, account_id, only_open, holds_max)
-    return [dict(row) for row in rows]
 
 
 async def release_by_hand(

@@ -34,8 +34,10 @@ WITH fresh AS (
     RETURNING grant_id, account_id
 )
 INSERT INTO credit_transaction (account_id, type, amount_micro, balance_after_micro,
-                                grant_id, actor, reason)
-SELECT account_id, 'WELCOME', $2, $2, grant_id, 'rater', 'welcome, "friend"' FROM given
+                                grant_id, actor, reason, metadata)
+SELECT account_id, 'WELCOME', $2, $2, grant_id, 'rater', 'welcome, "friend"',
+       '{"model": "gpt-4o", "note": "' || account_id || ', \\"so\\""}'
+FROM given
 """
 
 _POSITIONS = """

@@ -9,9 +9,11 @@ from tollgate.account_history import Account, Json, history, print_account
 
 if TYPE_CHECKING:
     from adapters.accounts import GrantRequest
+    from adapters.idempotency import Reply
     from adapters.settings import Settings
 
 Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
+Key = Annotated[str | None, typer.Option(help="Running it again with the same key does it once.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -178,14 +180,17 @@ def adjust(
         str, typer.Argument(metavar="CREDITS", help="How many; with a minus they are taken.")
     ],
     reason: Reason,
+    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Give or take credits, with a reason; what is taken beyond the balance becomes overdraft."""
+    import json
     from dataclasses import asdict
 
     from adapters.accounts import unknown_account
     from adapters.adjustments import Adjusted, Adjustment
     from adapters.adjustments import adjust as book_adjustment
+    from adapters.command_keys import once_by_command
     from adapters.reach import postgres
     from adapters.settings import load_settings
     from tollgate.arguments import actor, parse_credits
@@ -193,20 +198,26 @@ def adjust(
 
     sign = -1 if amount.startswith("-") else 1
     amount_micro = sign * parse_credits(amount.removeprefix("-"))
-    adjustment = Adjustment(account, amount_micro, actor(), reason)
+    adjustment = Adjustment(account, amount_micro, actor(), reason, key or "")
+    asked = (account, amount_micro, reason)
 
-    async def book() -> Adjusted:
-        async with postgres(load_settings(), "account") as connection, connection.transaction():
-            done = await book_adjustment(connection, adjustment)
-            if done is None:
-                raise unknown_account(account)
-            return done
+    async def book() -> "Reply":
+        async with postgres(load_settings(), "account") as connection:
 
-    adjusted = asyncio.run(book())
+            async def work() -> str:
+                done = await book_adjustment(connection, adjustment)
+                if done is None:
+                    raise unknown_account(account)
+                return json.dumps(asdict(done))
+
+            return await once_by_command(connection, key, "account adjust", asked, work)
+
+    reply = asyncio.run(book())
+    adjusted = Adjusted(**json.loads(reply.text))
     if as_json:
-        print_json(asdict(adjusted))
+        print_json(asdict(adjusted) | {"repeated": reply.repeated})
         return
-    moved = "given" if sign > 0 else "taken"
+    moved = ("given" if sign > 0 else "taken") + (" before, with this key" * reply.repeated)
     say(
         f"{account}: {credits_text(abs(adjusted.amount_micro))} credits {moved}; "
         f"balance {credits_text(adjusted.balance_micro)}"

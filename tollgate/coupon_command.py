@@ -8,7 +8,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from adapters.coupons import NewCoupon, Redeemed
+    from adapters.coupons import NewCoupon
+    from adapters.idempotency import Reply
     from adapters.postgres import Connection
 
 Code = Annotated[str, typer.Argument(metavar="CODE", help="3 to 64 of A-Z, 0-9, _ and -.")]
@@ -97,22 +98,29 @@ def _worth(coupon: dict[str, Any]) -> str:
 def show(
     usable: Annotated[bool, typer.Option("--usable", help="Only those that hold now.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
+    before: Annotated[str, typer.Option(help="The cursor that the page before printed.")] = "",
     as_json: Json = False,
 ) -> None:
     """List the newest coupons with their uses."""
     from adapters.coupons import list_coupons
+    from adapters.history import Page, read_cursor
     from tollgate.output import print_json, print_table, say
 
-    found = _in_transaction(lambda c: list_coupons(c, usable=usable, coupons_max=limit))
+    cursor = read_cursor(before) if before else None
+    page: Page = _in_transaction(
+        lambda c: list_coupons(c, usable=usable, coupons_max=limit, before=cursor)
+    )
     if as_json:
-        print_json(found)
-    elif not found:
+        print_json({"coupons": page.entries, "next": page.next})
+    elif not page.entries:
         say("no coupons")
     else:
         print_table(
             ("code", "gives", "uses", "of", "an account", "lives", "expires (UTC)", "disabled"),
-            [_row(coupon) for coupon in found],
+            [_row(coupon) for coupon in page.entries],
         )
+        if page.following is not None:
+            say(f"older coupons: --before {page.following}")
 
 
 def _row(coupon: dict[str, Any]) -> tuple[object, ...]:
@@ -146,42 +154,61 @@ def redeem(
     code: Code,
     account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Who gets the credits.")],
     reason: Reason = "",
+    key: Annotated[
+        str | None, typer.Option(help="Running it again with the same key does it once.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Redeem a coupon of a fixed amount for an account."""
-    from dataclasses import asdict
+    import json
+    from dataclasses import asdict, replace
 
-    from adapters.accounts import unknown_account
+    from adapters.accounts import Granted, unknown_account
     from adapters.admin_acts import Admin, redeem_for
+    from adapters.command_keys import once_by_command
     from adapters.failures import Failure
     from core.coupons import CouponRefusal
     from tollgate.arguments import actor
     from tollgate.output import credits_text, print_json, say
 
-    async def book(connection: "Connection") -> "Redeemed":
-        done = await redeem_for(connection, code, account, Admin(actor(), reason))
-        if done is None:
-            raise unknown_account(account)
-        if isinstance(done, CouponRefusal):
-            raise Failure(f"{code}: {done.meaning.lower()}")
-        return done
+    async def book(connection: "Connection") -> "Reply":
+        async def work() -> str:
+            done = await redeem_for(connection, code, account, Admin(actor(), reason, key or ""))
+            if done is None:
+                raise unknown_account(account)
+            if isinstance(done, CouponRefusal):
+                raise Failure(f"{code}: {done.meaning.lower()}")
+            return json.dumps(asdict(done.granted))
 
-    given = _in_transaction(book).granted
+        asked = (code, account, reason)
+        return await once_by_command(connection, key, "coupon redeem", asked, work)
+
+    reply = _on_a_connection(book)
+    given = replace(Granted(**json.loads(reply.text)), repeated=reply.repeated)
     if as_json:
         print_json({"code": code, "account_id": account, **asdict(given)})
         return
+    before = " before, with this key" if reply.repeated else ""
     say(
-        f"{account}: {credits_text(given.amount_micro)} credits by coupon {code}; "
+        f"{account}: {credits_text(given.amount_micro)} credits by coupon {code}{before}; "
         f"balance {credits_text(given.balance_after_micro)}"
     )
 
 
 def _in_transaction(work: "Callable[[Connection], Awaitable[Any]]") -> Any:
+    async def within(connection: "Connection") -> Any:
+        async with connection.transaction():
+            return await work(connection)
+
+    return _on_a_connection(within)
+
+
+def _on_a_connection(work: "Callable[[Connection], Awaitable[Any]]") -> Any:
     from adapters.reach import postgres
     from adapters.settings import load_settings
 
     async def run() -> Any:
-        async with postgres(load_settings(), "coupon") as connection, connection.transaction():
+        async with postgres(load_settings(), "coupon") as connection:
             return await work(connection)
 
     return asyncio.run(run())

@@ -1,12 +1,13 @@
 """`tollgate hold list | release`: holds, for operators."""
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from adapters.gate_outcomes import Closed, Denied
+    from adapters.history import Page
 
 Json = Annotated[bool, typer.Option("--json", help="Report as JSON.")]
 
@@ -33,10 +34,12 @@ def show(
         bool, typer.Option("--all", help="Closed ones too; with --account only.")
     ] = False,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
+    after: Annotated[str, typer.Option(help="The cursor that the page before printed.")] = "",
     as_json: Json = False,
 ) -> None:
     """List open holds, those first that nobody touched for longest."""
-    from adapters.operator_holds import holds_of, open_holds
+    from adapters.account_view import list_holds, list_open_holds
+    from adapters.history import Page, read_cursor
     from adapters.reach import postgres
     from adapters.settings import load_settings
     from tollgate.output import print_json
@@ -44,22 +47,27 @@ def show(
     if every and account is None:
         raise typer.BadParameter("--all goes with --account")
 
-    async def read() -> list[dict[str, Any]]:
+    cursor = read_cursor(after) if after else None
+
+    async def read() -> Page:
         async with postgres(load_settings(), "hold") as connection:
             if account is None:
-                return await open_holds(connection, limit)
-            return await holds_of(connection, account, only_open=not every, holds_max=limit)
+                return await list_open_holds(connection, limit, cursor)
+            return await list_holds(
+                connection, account, only_open=not every, rows_max=limit, before=cursor
+            )
 
-    found = asyncio.run(read())
+    page = asyncio.run(read())
     if as_json:
-        print_json(found)
+        print_json({"holds": page.entries, "next": page.next})
     else:
-        _print(found, account)
+        _print(page, account)
 
 
-def _print(holds: list[dict[str, Any]], account: str | None) -> None:
+def _print(page: "Page", account: str | None) -> None:
     from tollgate.output import credits_text, print_table, say
 
+    holds = page.entries
     if not holds:
         say("no holds")
         return
@@ -78,6 +86,8 @@ def _print(holds: list[dict[str, Any]], account: str | None) -> None:
             for hold in holds
         ],
     )
+    if page.following is not None:
+        say(f"more holds: --after {page.following}")
 
 
 def release(

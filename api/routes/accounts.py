@@ -21,6 +21,8 @@ from api.usage import DescribedUsage, Strict
 from core.holds import HoldState
 
 router = APIRouter(prefix="/api/v1/accounts/{account_id}", tags=["accounts"])
+OF_A_PAGE = "`next` of a page"
+PageCursor = Annotated[str | None, Query(max_length=400, description=OF_A_PAGE)]
 
 
 class AccountAnswer(BaseModel):
@@ -65,9 +67,10 @@ class GrantView(BaseModel):
 
 
 class GrantsAnswer(BaseModel):
-    """What can be drawn, in the order in which it is."""
+    """What can be drawn, in its order; `next` is the cursor of the following page."""
 
     grants: list[GrantView]
+    next: str | None
 
 
 class EntryType(StrEnum):
@@ -136,9 +139,10 @@ class HoldView(BaseModel):
 
 
 class HoldsAnswer(BaseModel):
-    """The newest holds first."""
+    """The newest holds first; `next` is the cursor of the following page."""
 
     holds: list[HoldView]
+    next: str | None
 
 
 class CostRequest(Strict):
@@ -168,12 +172,19 @@ async def balance(account: ReachableAccount, database: UsedDatabase) -> BalanceA
 
 @router.get("/grants")
 async def grants(
-    account: ReachableAccount, database: UsedDatabase, limit: Limit = 100
+    account: ReachableAccount,
+    database: UsedDatabase,
+    cursor: Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description=OF_A_PAGE)] = None,
+    limit: Limit = 100,
 ) -> GrantsAnswer:
     """What can still be drawn, in the order in which it is."""
     await known_profile(database, account)
-    rows = await database.read(lambda connection: list_grants(connection, account, limit))
-    return GrantsAnswer(grants=[_grant(row) for row in rows])
+    after = None if cursor is None else int(cursor)
+    rows = await database.read(
+        lambda connection: list_grants(connection, account, limit + 1, after)
+    )
+    following = str(rows[limit - 1]["grant_id"]) if len(rows) > limit else None
+    return GrantsAnswer(grants=[_grant(row) for row in rows[:limit]], next=following)
 
 
 @router.get("/transactions")
@@ -184,7 +195,7 @@ async def transactions(  # noqa: PLR0913, PLR0917 - the parameters of a query
     status: Annotated[list[EntryStatus] | None, Query(max_length=3)] = None,
     since: Annotated[Instant | None, Query(description="inclusive")] = None,
     until: Annotated[Instant | None, Query(description="exclusive")] = None,
-    cursor: Annotated[str | None, Query(max_length=400, description="`next` of a page")] = None,
+    cursor: PageCursor = None,
     limit: Limit = 50,
 ) -> HistoryAnswer:
     """Every charge, grant, expiry, adjustment and hold, newest first, each once over the pages."""
@@ -197,14 +208,18 @@ async def holds(
     account: ReachableAccount,
     database: UsedDatabase,
     only_open: Annotated[bool, Query(alias="open", description="only open ones")] = False,  # noqa: FBT002 - a query parameter
+    cursor: PageCursor = None,
     limit: Limit = 50,
 ) -> HoldsAnswer:
     """The newest holds and sessions."""
     await known_profile(database, account)
-    rows = await database.read(
-        lambda connection: list_holds(connection, account, only_open=only_open, rows_max=limit)
+    before = cursor_of(cursor)
+    page = await database.read(
+        lambda connection: list_holds(
+            connection, account, only_open=only_open, rows_max=limit, before=before
+        )
     )
-    return HoldsAnswer(holds=[_hold(row) for row in rows])
+    return HoldsAnswer(holds=[_hold(row) for row in page.entries], next=page.next)
 
 
 @router.get("/holds/{hold_id}")
@@ -256,15 +271,17 @@ async def history_page(
 ) -> HistoryAnswer:
     """A page of an account's history; 404 without the account, 422 for a cursor of no page."""
     await known_profile(database, account)
-    before = None if cursor is None else _cursor(cursor)
+    before = cursor_of(cursor)
     page = await database.read(
         lambda connection: history(connection, account, filters, limit, before)
     )
-    following = None if page.following is None else str(page.following)
-    return HistoryAnswer(entries=[_entry(row) for row in page.entries], next=following)
+    return HistoryAnswer(entries=[_entry(row) for row in page.entries], next=page.next)
 
 
-def _cursor(text: str) -> Cursor:
+def cursor_of(text: str | None) -> Cursor | None:
+    """The cursor that a page gave; a problem with 422 for any other text."""
+    if text is None:
+        return None
     try:
         return read_cursor(text)
     except (Failure, OverflowError):

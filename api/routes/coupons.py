@@ -18,6 +18,7 @@ from api.database import UsedDatabase
 from api.fields import CODE_PATTERN, Code, Instant, Limit, Reason
 from api.keys import IdempotencyKey
 from api.problems import not_found
+from api.routes.accounts import PageCursor, cursor_of
 from api.routes.admin import admin_of
 from api.routes.purchases import in_future
 from api.usage import Strict
@@ -66,9 +67,10 @@ class CouponView(BaseModel):
 
 
 class CouponsAnswer(BaseModel):
-    """The newest coupons first."""
+    """The newest coupons first; `next` is the cursor of the following page."""
 
     coupons: list[CouponView]
+    next: str | None
 
 
 class CouponAnswer(BaseModel):
@@ -107,13 +109,15 @@ async def show(
     _: AdminCaller,
     database: UsedDatabase,
     usable: Annotated[bool, Query(description="only those that can be used now")] = False,  # noqa: FBT002 - a query parameter
+    cursor: PageCursor = None,
     limit: Limit = 50,
 ) -> CouponsAnswer:
     """The newest coupons with their uses."""
-    rows = await database.read(
-        lambda connection: list_coupons(connection, usable=usable, coupons_max=limit)
+    before = cursor_of(cursor)
+    page = await database.read(
+        lambda connection: list_coupons(connection, usable=usable, coupons_max=limit, before=before)
     )
-    return CouponsAnswer(coupons=[_view(row) for row in rows])
+    return CouponsAnswer(coupons=[_view(row) for row in page.entries], next=page.next)
 
 
 @router.post("/{code}/disable", response_model=CouponAnswer)

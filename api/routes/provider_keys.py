@@ -21,12 +21,14 @@ from adapters.provider_keys import (
 from adapters.settings import Settings
 from api.callers import AnyCaller, ReachableAccount
 from api.database import UsedDatabase
+from api.keys import IdempotencyKey
 from api.problems import Kind, Problem, ProblemDocument, not_found
 from api.usage import Strict
 
 router = APIRouter(prefix="/api/v1/accounts/{account_id}/provider-keys", tags=["provider-keys"])
 
 Provider = Literal["openrouter"]
+REPLAYED = "Idempotent-Replayed"
 
 
 class KeyBody(Strict):
@@ -83,10 +85,14 @@ async def put_key(
     caller: AnyCaller,
     database: UsedDatabase,
     vault: UsedVault,
+    key: IdempotencyKey,
     provider: Provider,
     body: KeyBody,
 ) -> Response:
-    """Stores the account's key, or replaces it. The same again changes nothing but its date."""
+    """Stores the account's key, or replaces it. The same again changes nothing but its date.
+
+    With an Idempotency-Key a late retry does not undo what was stored since.
+    """
 
     async def work(connection: Connection) -> KeyAnswer:
         stored = await store(connection, vault, account, provider, body.key, caller.subject)
@@ -94,22 +100,27 @@ async def put_key(
             raise not_found()
         return _shown(stored)
 
-    return await database.change(None, None, work)
+    return await database.change(key, None, work)
 
 
 @router.delete("/{provider}", status_code=204, response_class=Response)
 async def delete_key(
-    account: ReachableAccount, caller: AnyCaller, database: UsedDatabase, provider: Provider
+    account: ReachableAccount,
+    caller: AnyCaller,
+    database: UsedDatabase,
+    key: IdempotencyKey,
+    provider: Provider,
 ) -> Response:
-    """Forgets the account's key."""
+    """Forgets the account's key. With an Idempotency-Key a late retry forgets no newer one."""
 
     async def work(connection: Connection) -> BaseModel:
         if not await delete(connection, account, provider, caller.subject):
             raise not_found()
         return Deleted(provider=provider)
 
-    await database.change(None, None, work)
-    return Response(status_code=204)
+    done = await database.change(key, None, work)
+    repeated = {name: done.headers[name] for name in (REPLAYED,) if name in done.headers}
+    return Response(status_code=204, headers=repeated)
 
 
 @router.post(

@@ -62,7 +62,8 @@ PRIMARY KEY (account_id, occurred_at)
 ORDER BY (account_id, occurred_at, event_id)
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
--- One row per change of a balance that is not a usage charge.
+-- One row per change of a balance that is not a usage charge. metadata: the caller's JSON object, or
+-- empty.
 CREATE TABLE IF NOT EXISTS credit_transaction (
     transaction_id      Int64,
     account_id          String,
@@ -78,6 +79,7 @@ CREATE TABLE IF NOT EXISTS credit_transaction (
     idempotency_key     Nullable(String),
     tx                  UInt64,
     created_at          DateTime64(6, 'UTC'),
+    metadata            String,
     generation          UInt32,
     CONSTRAINT shipped_generation CHECK generation = 0
 )
@@ -427,7 +429,7 @@ SELECT
     transaction_id, account_id, created_at, toDate(created_at) AS day, type, status,
     CAST(amount_micro AS Decimal(38, 6)) / 1000000 AS credits,
     CAST(balance_after_micro AS Decimal(38, 6)) / 1000000 AS balance_after,
-    actor, reason, event_id, hold_id, grant_id
+    actor, reason, event_id, hold_id, grant_id, metadata
 FROM credit_transaction FINAL;
 
 CREATE OR REPLACE VIEW credits_by_day AS

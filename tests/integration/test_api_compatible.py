@@ -1,6 +1,8 @@
 """The paths of the source documents, with the bodies and answers that they print."""
 
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import httpx2
@@ -8,8 +10,11 @@ import pytest
 
 from adapters.postgres import connect
 from adapters.settings import Settings
-from tests.apis import client, serve, with_tokens
+from tests.apis import client, everything_on, serve, with_tokens
 from tests.gates import CREDIT, account, assert_sound
+from tests.security.routes import operations
+
+PAGE = (Path(__file__).parents[2] / "docs/api.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -188,3 +193,29 @@ async def test_figures_beyond_the_ledger_are_refused(
     await connection.execute("UPDATE account SET balance_micro = $1", 2**63 - 1)
     answer = await admin.post(path, json={"credits": 1})
     assert (answer.status_code, answer.json()["type"][-7:]) == (409, "refused")
+
+
+async def test_every_path_of_the_sources_answers(settings: Settings, connection: object) -> None:
+    """Walks the table of docs/api.md, with the sample that the OpenAPI document has of each."""
+    table = PAGE.partition("<!-- compatible paths -->")[2].partition("<!-- end of")[0]
+    theirs = re.findall(r"^\| `([A-Z]+ [^`]+)` \|", table, re.MULTILINE)
+    known = {each.name: each for each in operations()}
+    statuses = {}
+    async with (
+        serve(everything_on(settings)) as address,
+        client(address, "root", "admin") as admin,
+    ):
+        for name in theirs:
+            each = known[name]
+            fields = (each.body or {}).get("properties", {})
+            changes = {key: "acme" for key in ("user_id", "userId") if key in fields}
+            values = {"account_id": "acme", "userId": "acme", "user_id": "acme"}
+            request = each.request(
+                **changes,
+                **({"userIds": ["acme"]} if "userIds" in fields else {}),
+                **({"creditRefreshHold": True} if "creditRefreshHold" in fields else {}),
+            )
+            answer = await admin.request(each.method, each.address(**values), **request)
+            statuses[name] = answer.status_code
+    assert len(statuses) > 20
+    assert {name: status for name, status in statuses.items() if status not in {200, 201}} == {}

@@ -1,13 +1,17 @@
 """Accounts, coupons, holds and the audit log as an operator types them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 import asyncpg
 import pytest
 
 from adapters.accounts import GrantRequest, give
+from adapters.adjustments import Adjustment, adjust
+from adapters.command_keys import once_by_command
 from adapters.gate import HoldRequest
 from adapters.gate_account import Spending
+from adapters.idempotency import Reply
 from adapters.postgres import connect
 from adapters.settings import Settings
 from tests.batches import desk, usage
@@ -148,7 +152,7 @@ async def test_the_life_of_a_coupon(
         (1, "no coupon 'NEVER'", ("disable", "NEVER")),
     ):
         assert line in await refused(environment, status, "coupon", *arguments)
-    usable = await report(environment, "coupon", "list", "--usable")
+    usable = (await report(environment, "coupon", "list", "--usable"))["coupons"]
     assert [coupon["code"] for coupon in usable] == ["SAVE50"]
     assert await said(environment, "coupon", "disable", "SAVE50") == "coupon SAVE50: withdrawn\n"
     assert await said(environment, "coupon", "list", "--usable") == "no coupons\n"
@@ -171,7 +175,7 @@ async def test_an_operator_frees_what_an_app_left_behind(
         for name, hold in (("acme", "job-1"), ("other", "job-2"), ("acme", "job-3")):
             await the_gate.hold(HoldRequest(name, 10 * CREDIT, "app", hold))
         await the_gate.extend("acme", "job-1", 0)
-    every = await report(environment, "hold", "list")
+    every = (await report(environment, "hold", "list"))["holds"]
     assert [hold["hold_id"] for hold in every] == ["job-2", "job-3", "job-1"]
     why = ("--reason", "the app is gone")
     freed = await said(environment, "hold", "release", "acme", "job-3", *why)
@@ -183,7 +187,7 @@ async def test_an_operator_frees_what_an_app_left_behind(
     ):
         assert line in await refused(environment, 1, "hold", "release", *arguments, *why)
     assert "--account" in await refused(environment, 2, "hold", "list", "--all")
-    mine = await report(environment, "hold", "list", "--account", "acme")
+    mine = (await report(environment, "hold", "list", "--account", "acme"))["holds"]
     assert [hold["hold_id"] for hold in mine] == ["job-1"]
     shown = await said(environment, "hold", "list", "--account", "acme", "--all")
     assert "released" in shown
@@ -212,3 +216,51 @@ async def test_every_act_is_in_the_log_once(
     older = await report(environment, "audit-log", "--before", str(acts[1]["audit_id"]))
     assert older == acts[2:]
     assert await said(environment, "audit-log", "--actor", "nobody") == "no acts\n"
+
+
+async def test_a_command_that_is_run_again_with_its_key_does_nothing_again(
+    environment: Environment, connection: asyncpg.Connection
+) -> None:
+    taken = ("account", "adjust", "acme", "-2.5", "--reason", "ticket 42")
+    first = await report(environment, *taken, "--key", "ticket-42")
+    again = await report(environment, *taken, "--key", "ticket-42")
+    assert (first.pop("repeated"), again.pop("repeated")) == (False, True)
+    assert again == first
+    assert "taken before, with this key" in await said(environment, *taken, "--key", "ticket-42")
+    other = ("account", "adjust", "acme", "-3", "--reason", "ticket 42")
+    assert "stands for another command" in await refused(
+        environment, 1, *other, "--key", "ticket-42"
+    )
+    await said(environment, "coupon", "create", "TWICE", "--credits", "5", "--account-uses", "2")
+    redeem = ("coupon", "redeem", "TWICE", "acme", "--key", "case-1")
+    assert [(await report(environment, *redeem))["repeated"] for _ in "12"] == [False, True]
+    assert "stands for another command" in await refused(
+        environment, 1, "coupon", "redeem", "OTHER", "acme", "--key", "case-1"
+    )
+    entries = await connection.fetchval("SELECT count(*) FROM credit_transaction")
+    acts = await connection.fetchval("SELECT count(*) FROM audit_log")
+    assert (entries, acts) == (3, 3)
+
+
+async def test_of_commands_with_one_key_at_once_one_has_an_effect(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    wanted = Adjustment("acme", -CREDIT, "cli:anna", "once", "k")
+
+    async def run() -> Reply:
+        own = await connect(settings, application_name="test")
+
+        async def work() -> str:
+            done = await adjust(own, wanted)
+            assert done is not None
+            return str(done.transaction_id)
+
+        try:
+            return await once_by_command(own, "k", "account adjust", ("acme", -CREDIT), work)
+        finally:
+            await own.close()
+
+    replies = await asyncio.gather(*(run() for _ in range(8)))
+    assert len({reply.text for reply in replies}) == 1
+    assert [reply.repeated for reply in replies].count(False) == 1
+    assert await connection.fetchval("SELECT balance_micro FROM account") == 99 * CREDIT

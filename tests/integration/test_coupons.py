@@ -56,7 +56,7 @@ async def test_ten_uses_under_two_hundred_tries(connection: asyncpg.Connection, 
     outcomes = await asyncio.gather(*(tried(pool, name) for name in names))
     assert sum(isinstance(outcome, Redeemed) for outcome in outcomes) == 10
     assert outcomes.count(CouponRefusal.USED_UP) == 190
-    assert (await list_coupons(connection, usable=False, coupons_max=5))[0]["uses"] == 10
+    assert (await list_coupons(connection, usable=False, coupons_max=5)).entries[0]["uses"] == 10
     total = await connection.fetchval("SELECT sum(balance_micro)::bigint FROM account")
     assert total == (10 + 200 + 10 * 100) * CREDIT
 

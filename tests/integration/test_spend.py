@@ -9,6 +9,8 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
+from adapters.account_view import read_figures, read_profile
+from adapters.accounts import read_account
 from adapters.adjustments import Adjustment, adjust
 from adapters.gate import Gate
 from adapters.gate_account import Spending
@@ -86,6 +88,12 @@ async def test_who_comes_late_leaves_the_new_month_alone(
         await adjust(connection, Adjustment("acme", -CREDIT, "root", "why"))
     assert await spend(connection) == (month, 7 * CREDIT)
     assert not (await the_gate.check("acme", 3 * CREDIT)).sufficient
+    shown = await read_profile(connection, "acme")
+    assert shown is not None
+    account = await read_account(connection, "acme", entries_max=0)
+    [figures] = (await read_figures(connection))["tiers"]
+    said = {shown.spent_micro, account["spent_micro"], figures["spent_micro"]}
+    assert said == {7 * CREDIT}, "shown is what the gate decides by"
 
 
 async def test_an_upgrade_finds_what_was_spent_before_it(empty: Settings) -> None:

@@ -214,6 +214,12 @@ COPY_DRIFTS: list[tuple[str, Check, str, str]] = [
         "account 3",
         "hash",
     ),
+    (
+        "ALTER TABLE credit_transaction UPDATE metadata = '' WHERE account_id = 'account 3'",
+        Check.COPIED_CREDITS,
+        "account 3",
+        "hash",
+    ),
 ]
 
 

@@ -62,7 +62,10 @@ async def test_a_copy_with_rows_goes_on_after_the_migration(old_copy: Settings) 
     async with bench(old_copy) as at:
         with pytest.raises(Halt, match="tollgate migrate"):
             await at.copy.agree()
-    assert clickhouse.migrate(old_copy) == ["0002_corrections"]
+    assert clickhouse.migrate(old_copy) == [
+        "0002_corrections",
+        "0003_credit_metadata",
+    ]
     assert ask(old_copy, "SELECT DISTINCT service_tier FROM usage") == [("standard",)]
     async with bench(old_copy) as at:
         await at.drain_with_credits()

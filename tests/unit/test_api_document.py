@@ -1,6 +1,7 @@
 """The OpenAPI document, and the page about the API, are what the API serves."""
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,10 @@ def test_a_route_says_what_it_does_and_what_it_answers(route: str) -> None:
 def test_a_change_takes_an_idempotency_key(route: str) -> None:
     names = {parameter["name"] for parameter in ROUTES[route].get("parameters", ())}
     assert "Idempotency-Key" in names
+
+
+def test_the_document_says_which_version_answers() -> None:
+    assert DOCUMENT["info"]["version"] == version("tollgate")
 
 
 def test_errors_are_problem_documents() -> None:

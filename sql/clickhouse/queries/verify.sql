@@ -29,7 +29,8 @@ SELECT account_id, toDate(created_at) AS day, toInt64(count()) AS row_count,
        groupBitXor(reinterpretAsInt64(reverse(substring(MD5(concatWithSeparator('|',
            toString(transaction_id), type, status, toString(amount_micro), toString(balance_after_micro),
            ifNull(event_id, ''), ifNull(hold_id, ''), toString(ifNull(grant_id, 0)), actor, reason,
-           ifNull(idempotency_key, ''), toString(tx), toString(toUnixTimestamp64Micro(created_at))
+           ifNull(idempotency_key, ''), toString(tx), toString(toUnixTimestamp64Micro(created_at)),
+           metadata
        )), 1, 8)))) AS content
 FROM credit_transaction FINAL
 WHERE (tx, transaction_id) <= ({tx_to:UInt64}, {id_to:Int64})

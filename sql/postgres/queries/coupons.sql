@@ -39,15 +39,17 @@ UPDATE coupon SET disabled_at = coalesce(disabled_at, now()) WHERE code = $1
 RETURNING code, disabled_at
 
 -- name: list_coupons
--- Newest first. $1 only those that can be used now, $2 at most so many.
+-- Newest first. $1 only those that can be used now, $2 and $3 time and code of the last coupon of the
+-- page before or NULL, $4 at most so many.
 SELECT code, kind, amount_micro, percent_micro, uses, uses_max, account_uses_max, grant_days,
        expires_at, disabled_at, created_by, created_at
 FROM coupon
-WHERE NOT $1::boolean
-   OR (disabled_at IS NULL AND (expires_at IS NULL OR expires_at > now())
-       AND (uses_max IS NULL OR uses < uses_max))
-ORDER BY created_at DESC, code
-LIMIT $2
+WHERE (NOT $1::boolean
+       OR (disabled_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+           AND (uses_max IS NULL OR uses < uses_max)))
+  AND ($2::timestamptz IS NULL OR (created_at, code) < ($2, $3::text COLLATE "C"))
+ORDER BY created_at DESC, code DESC
+LIMIT $4
 
 -- name: list_redemptions
 -- What an account redeemed, newest first. $1 account, $2 at most so many.

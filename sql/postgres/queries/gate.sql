@@ -99,22 +99,6 @@ RETURNING transaction_id, balance_after_micro
 UPDATE account SET spend_micro = spend_micro - $2
 WHERE account_id = $1 AND spend_month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
 
--- name: list_holds
--- Newest first. $1 account, $2 only open ones, $3 at most so many.
-SELECT hold_id, kind, amount_micro, state, charged_micro, created_at, expires_at, closed_at, closed_by
-FROM credit_hold
-WHERE account_id = $1 AND (NOT $2::boolean OR state = 'open')
-ORDER BY created_at DESC, hold_id
-LIMIT $3
-
--- name: list_open_holds
--- Of all accounts, those first that nobody touched for longest. $1 at most so many.
-SELECT hold_id, account_id, kind, amount_micro, actor, created_at, touched_at, expires_at
-FROM credit_hold
-WHERE state = 'open'
-ORDER BY touched_at, hold_id
-LIMIT $1
-
 -- name: read_hold
 -- $1 hold, $2 account: another account's hold is no hold.
 SELECT hold_id, kind, amount_micro, state, charged_micro, usage, created_at, expires_at, closed_at, closed_by

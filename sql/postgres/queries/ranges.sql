@@ -173,7 +173,8 @@ ORDER BY month
 -- name: credit_rows
 -- As charge_rows. $1 tx_after, $2 id_after, $3 tx_to, $4 id_to (inclusive), $5 generation, $6 month.
 SELECT transaction_id, account_id, type, status, amount_micro, balance_after_micro, event_id, hold_id,
-       grant_id, actor, reason, idempotency_key, tx::text AS tx, created_at, $5::integer AS generation
+       grant_id, actor, reason, idempotency_key, tx::text AS tx, created_at, metadata,
+       $5::integer AS generation
 FROM credit_transaction
 WHERE (tx, transaction_id) > ($1::text::xid8, $2::bigint)
   AND (tx, transaction_id) <= ($3::text::xid8, $4::bigint)

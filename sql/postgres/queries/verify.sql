@@ -328,7 +328,7 @@ SELECT account_id, (created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS row
        bit_xor(('x' || left(md5(concat_ws('|',
            transaction_id, type, status, amount_micro, balance_after_micro, coalesce(event_id, ''),
            coalesce(hold_id, ''), coalesce(grant_id, 0), actor, reason, coalesce(idempotency_key, ''),
-           tx::text, (extract(epoch FROM created_at) * 1000000)::bigint
+           tx::text, (extract(epoch FROM created_at) * 1000000)::bigint, metadata
        )), 16))::bit(64)::bigint) AS content
 FROM credit_transaction
 WHERE (tx, transaction_id) <= ($1::text::xid8, $2::bigint)
