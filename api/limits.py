@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 
+import httptools
 import structlog
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
@@ -16,6 +17,7 @@ log = structlog.get_logger()
 BODY = "tollgate.body"  # of the scope: the whole body of a request that passed the limits
 HEAD_SECONDS_MAX = 10.0
 HEAD_BYTES_MAX = 16_384
+_OFFERS = frozenset({b"connection", b"upgrade", b"http2-settings"})
 _DRAINED_BYTES_MAX = 4 * 1_048_576
 _DRAINED_SECONDS_MAX = 1.0
 
@@ -122,13 +124,15 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 class PatientProtocol(HttpToolsProtocol):
     """HTTP/1.1 that closes a connection whose request line and headers do not come in time.
 
-    And that refuses a head of more than `HEAD_BYTES_MAX` with 400. uvicorn itself waits for ever
-    for the first byte of the first request and for the last of any, and keeps all that comes.
+    A head of more than `HEAD_BYTES_MAX`, or without exactly one Host, is a 400. uvicorn itself
+    waits for ever for the first byte of the first request and for the last of any, and keeps all of
+    it. An offer to change the protocol is passed over: the request is served as it is.
     """
 
     _timer: asyncio.TimerHandle | None = None
     _in_head = True
     _head_bytes = 0
+    _offered = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The time runs from here."""
@@ -137,8 +141,13 @@ class PatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """While a head is not complete, more of it does not lengthen its time."""
+        self._unset_keepalive_if_required()
         before = self._head_bytes
-        super().data_received(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+            return
         if self.transport.is_closing():
             return
         if self._in_head and before + len(data) > HEAD_BYTES_MAX:
@@ -158,16 +167,44 @@ class PatientProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One more header. Raises ValueError beyond the limit, which is a 400."""
-        self._head_bytes += len(name) + len(value)
+        self._head_bytes += len(name) + len(value) + len(": \r\n")
         if self._head_bytes + len(self.url) > HEAD_BYTES_MAX:
             raise ValueError("the head of the request is too large")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is there; what follows is the body's time."""
-        self._in_head = False
-        self._head_bytes = 0
-        super().on_headers_complete()
+        """The head is there; what follows is the body's time. Raises ValueError, which is a 400."""
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            raise ValueError("one Host is needed")
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("nothing is behind this server")
+        self._offered = self.parser.should_upgrade()
+        if not self._offered:
+            self._in_head = False
+            self._head_bytes = 0
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A body is there; that of an offer comes when its head is read again."""
+        if not self._offered:
+            super().on_message_complete()
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                data = self._head_without_offer() + data[offer.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+            else:
+                return
+
+    def _head_without_offer(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name not in _OFFERS]
+        return b"\r\n".join([*lines, b"", b""])
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""

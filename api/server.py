@@ -1,5 +1,7 @@
 """The API as a process: uvicorn until SIGTERM or SIGINT."""
 
+import gc
+
 import structlog
 import uvicorn
 
@@ -20,6 +22,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
+            # What was made so far stays: looking through it again and again would be pauses of all
+            # requests under way.
+            gc.collect()
+            gc.freeze()
             log.info("listening", host=self.config.host, port=self.config.port)
 
 
