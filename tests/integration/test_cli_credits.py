@@ -248,7 +248,7 @@ async def test_of_commands_with_one_key_at_once_one_has_an_effect(
     wanted = Adjustment("acme", -CREDIT, "cli:anna", "once", "k")
 
     async def run() -> Reply:
-        own = await connect(settings, application_name="test")
+        own = await connect(settings, application_name="test", unlimited=True)
 
         async def work() -> str:
             done = await adjust(own, wanted)
@@ -260,7 +260,7 @@ async def test_of_commands_with_one_key_at_once_one_has_an_effect(
         finally:
             await own.close()
 
-    replies = await asyncio.gather(*(run() for _ in range(8)))
+    replies = await asyncio.gather(*(run() for _ in range(4)))
     assert len({reply.text for reply in replies}) == 1
     assert [reply.repeated for reply in replies].count(False) == 1
     assert await connection.fetchval("SELECT balance_micro FROM account") == 99 * CREDIT
