@@ -6,6 +6,8 @@ import structlog
 import uvicorn
 
 from adapters.failures import Failure
+from adapters.metrics import Metrics
+from adapters.probe_port import serve_answers, text_of
 from adapters.settings import Settings
 from api.app import create_app
 from api.limits import PatientProtocol
@@ -53,11 +55,15 @@ def configure(settings: Settings) -> uvicorn.Config:
 async def run(settings: Settings) -> None:
     """Serves until it is told to stop; requests under way get five seconds.
 
-    Raises Failure when the configuration is not safe, or when the port is taken.
+    The figures are for those who watch the process: on the probes' port, not on the callers'.
+    Raises Failure when the configuration is not safe, or when a port is taken.
     """
-    server = _Server(configure(settings))
+    config = configure(settings)
+    metrics: Metrics = config.app.state.metrics  # type: ignore[union-attr]
+    server = _Server(config)
     try:
-        await server.serve()
+        with serve_answers(settings, {"/metrics": lambda: text_of(metrics)}):
+            await server.serve()
     except SystemExit:
         raise Failure(
             f"the API can not listen on {settings.api_host}:{settings.api_port}"

@@ -14,6 +14,7 @@ import uvicorn
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
+from adapters.metrics import Metrics
 from adapters.settings import Settings
 from api.server import configure
 
@@ -46,11 +47,22 @@ def token(subject: str, role: str = "user", **claims: Any) -> str:
     return jwt.encode({**standard, **claims}, SECRET, algorithm="HS256")
 
 
+_METRICS: dict[str, Metrics] = {}
+
+
+def figures(address: str) -> str:
+    """What the API there would say on the port of the probes."""
+    return _METRICS[address].text().decode()
+
+
 @asynccontextmanager
 async def serve(settings: Settings) -> AsyncIterator[str]:
     """Runs the API on a free port; yields its address."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(configure(settings))
+    config = configure(settings)
+    server = uvicorn.Server(config)
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    _METRICS[address] = config.app.state.metrics  # type: ignore[union-attr]
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
@@ -58,8 +70,9 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
             if task.done():
                 task.result()
             await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield address
     finally:
+        del _METRICS[address]
         server.should_exit = True
         with contextlib.suppress(asyncio.CancelledError):
             await task

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from adapters.dependencies import clickhouse_answers, kafka_answers
-from adapters.metrics import Metrics
 from adapters.patience import Patience, Unavailable
 from adapters.postgres import Connection, Pool
 from adapters.queries import load
@@ -127,13 +126,6 @@ async def ready(response: Response, dependencies: Asked) -> Ready:
     if not able:
         response.status_code = 503
     return Ready(ready=able)
-
-
-@router.get("/metrics", include_in_schema=False)
-async def metrics(request: Request) -> Response:
-    """The process's figures in Prometheus' text format."""
-    figures: Metrics = request.app.state.metrics
-    return Response(figures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _takes_writes(connection: Connection) -> bool:

@@ -15,7 +15,7 @@ from adapters.event_publisher import EventPublisher, NotTaken, open_publisher
 from adapters.publishing import Outgoing
 from adapters.settings import Settings
 from schemas.topics import USAGE_EVENTS
-from tests.apis import client, serve, with_tokens
+from tests.apis import client, figures, serve, with_tokens
 from tests.workers import Worker, wait_applied
 
 PATH = "/api/v1/events"
@@ -117,7 +117,7 @@ async def test_a_bad_event_never_affects_the_others(
         ("good-2", "accepted", "", ""),
     ]
     assert [one["index"] for one in told["events"]] == list(range(9))
-    counted = (await app.get("/metrics")).text
+    counted = figures(str(app.base_url).rstrip("/"))
     assert 'tollgate_ingested_total{outcome="accepted",stage="api"} 2.0' in counted
     assert 'tollgate_ingested_total{outcome="rejected",stage="api"} 7.0' in counted
     assert 'tollgate_ingest_waiting_bytes{stage="api"} 0.0' in counted

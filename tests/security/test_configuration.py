@@ -1,5 +1,6 @@
 """S17, S19: what is off, what is not said, and what is not repeated."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 
@@ -8,7 +9,9 @@ import pytest
 
 from adapters.postgres import connect
 from adapters.settings import Settings
-from tests.apis import SECRET, client, serve, token, with_tokens
+from api.server import run
+from stack.ports import free_port
+from tests.apis import SECRET, client, figures, serve, token, with_tokens
 from tests.gates import CREDIT, account
 
 PATH = "/api/v1/accounts/acme/deduct"
@@ -24,7 +27,7 @@ async def app(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 @pytest.mark.parametrize(
-    "path", ["/docs", "/redoc", "/debug", "/.env", "/api/v1/login", "/api/auth/login"]
+    "path", ["/docs", "/metrics", "/redoc", "/debug", "/.env", "/api/v1/login", "/api/auth/login"]
 )
 async def test_what_is_for_developers_and_operators_is_not_there(
     app: httpx2.AsyncClient, path: str
@@ -34,9 +37,28 @@ async def test_what_is_for_developers_and_operators_is_not_there(
 
 async def test_the_metrics_name_no_account_and_no_caller(app: httpx2.AsyncClient) -> None:
     await app.post(PATH, json={"credits": 1})
-    answer = await app.get("/metrics")
-    assert "deduct" in answer.text
-    assert "acme" not in answer.text
+    shown = figures(str(app.base_url).rstrip("/"))
+    assert "deduct" in shown
+    assert "acme" not in shown
+
+
+async def test_the_metrics_are_on_the_port_of_the_probes_alone(settings: Settings) -> None:
+    ports = {"api_port": free_port(), "probe_port": free_port()}
+    serving = asyncio.create_task(run(with_tokens(settings, **ports)))
+    async with httpx2.AsyncClient(timeout=60) as anybody:
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    public = await anybody.get(f"http://127.0.0.1:{ports['api_port']}/metrics")
+                    break
+                except httpx2.ConnectError:
+                    await asyncio.sleep(0.05)
+        private = await anybody.get(f"http://127.0.0.1:{ports['probe_port']}/metrics")
+        other = await anybody.get(f"http://127.0.0.1:{ports['probe_port']}/api/v1/me")
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    assert (public.status_code, private.status_code, other.status_code) == (404, 200, 404)
+    assert 'stage="api"' in private.text
 
 
 async def test_no_other_site_may_read_an_answer(app: httpx2.AsyncClient) -> None:

@@ -101,7 +101,7 @@ def test_no_other_route_hides_from_the_document() -> None:
         for route in module.router.routes
         if not getattr(route, "include_in_schema", False)
     }
-    assert hidden == {"/metrics"}
+    assert hidden == set()
 
 
 def test_every_parameter_in_a_path_has_a_row() -> None:

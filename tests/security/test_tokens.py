@@ -208,6 +208,17 @@ async def test_a_key_that_nobody_published_signs_nothing(provider: Provider) -> 
     assert not await accepted(encoded(RSA_KEY, "RS256"), settings), "without a kid"
 
 
+async def test_unknown_kids_do_not_make_the_provider_asked_again_and_again(
+    provider: Provider,
+) -> None:
+    """S12: whoever invents names of keys asks the identity provider nothing."""
+    judge = TokenAuthenticator(of(provider))
+    for number in range(20):
+        assert await judge.authenticate(signed(kid=f"invented-{number}")) is None
+    assert await judge.authenticate(signed()) is not None
+    assert provider.asked == 1
+
+
 @pytest.mark.parametrize(
     "kid",
     ["../../../../dev/null", "/etc/passwd", "one' OR '1'='1", "file:///dev/null", "", "\x00one"],
