@@ -71,6 +71,27 @@ async def test_postgres_frozen(connection: asyncpg.Connection, impatient: Gate) 
     assert await connection.fetchval("SELECT held_micro FROM account") == 0
 
 
+async def test_a_connection_at_hand_that_freezes_is_a_no_and_is_not_used_again(
+    connection: asyncpg.Connection, settings: Settings
+) -> None:
+    await account(connection, "acme", 100 * CREDIT)
+    async with gate(settings, seconds_max=0.8, size=4) as the_gate:
+        assert (await the_gate.check("acme", CREDIT)).sufficient
+        kept = await connection.fetchval(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE application_name = 'tollgate-gate' AND datname = current_database()"
+        )
+        os.kill(kept, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            with pytest.raises(Unavailable):
+                await the_gate.check("acme", CREDIT)
+            assert time.monotonic() - began < SECONDS_MAX + 0.5
+            await _answers_again(the_gate)
+        finally:
+            os.kill(kept, signal.SIGCONT)
+
+
 async def test_postgres_gone(settings: Settings) -> None:
     nowhere = settings.model_copy(
         update={"postgres": type(settings.postgres)("postgresql://tollgate@127.0.0.1:1/none")}
