@@ -17,7 +17,7 @@ from adapters.gate_account import LockedAccount, Spending, funds_of, lock
 from adapters.gate_outcomes import Closed, Deducted, Denied, Held, Outcome, from_text, to_text
 from adapters.gate_prices import PriceSource
 from adapters.idempotency import Key, once
-from adapters.patience import Patience
+from adapters.patience import Patience, Unavailable
 from adapters.postgres import REPEATABLE, Connection, Pool
 from adapters.queries import load
 from core.holds import Denial, HoldState, Limits, TierLimits, may_go_on, may_hold, may_start
@@ -90,6 +90,8 @@ class Gate:
         row = await self._at_hand.fetchrow(SQL.read_funds, account_id)
         if row is None:
             return Answer(sufficient=False, denial=Denial.UNKNOWN_ACCOUNT, available_micro=0)
+        if not row["writable"]:
+            raise Unavailable("PostgreSQL takes no changes: what it knows may be old")
         limits = self._rules.limits_of(row["tier"])
         funds = funds_of(row, row["over_micro"], 0, limits)
         denial = may_start(funds, amount_micro, limits)

@@ -106,6 +106,8 @@ async def test_postgres_read_only(connection: asyncpg.Connection, impatient: Gat
     await connection.execute(f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')
     with pytest.raises(Unavailable):
         await impatient.hold(HoldRequest("acme", CREDIT, "app"))
+    with pytest.raises(Unavailable):
+        await impatient.check("acme", CREDIT)
     assert await connection.fetchval("SELECT held_micro FROM account") == 0
 
 

@@ -215,6 +215,19 @@ def test_every_statement_has_a_name_and_a_contract() -> None:
     assert not silent, "\n".join(silent)
 
 
+def test_every_statement_is_used() -> None:
+    """Of those for PostgreSQL: the saved questions to ClickHouse are named by who asks them."""
+    code = "\n".join(TEXTS[path] for path in PYTHON if _in(path, *PACKAGES, "tests"))
+    unused = [
+        f"{_name(path)}: {name}"
+        for path in FILES
+        if path.suffix == ".sql" and path.parts[-3:-1] == ("postgres", "queries")
+        for name in re.findall(r"^-- name: (\w+)", TEXTS[path], re.MULTILINE)
+        if not re.search(rf"\.{name}\b", code)
+    ]
+    assert not unused, "\n".join(unused)
+
+
 def test_committed_text_names_no_machine() -> None:
     assert not _lines_matching(r"/(wor[k]|roo[t]|hom[e])/\w|/tm[p]/w\b|share[d]/data", list(TEXTS))
 

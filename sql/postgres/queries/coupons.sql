@@ -50,11 +50,3 @@ WHERE (NOT $1::boolean
   AND ($2::timestamptz IS NULL OR (created_at, code) < ($2, $3::text COLLATE "C"))
 ORDER BY created_at DESC, code DESC
 LIMIT $4
-
--- name: list_redemptions
--- What an account redeemed, newest first. $1 account, $2 at most so many.
-SELECT code, use, base_micro, amount_micro, transaction_id, redeemed_at
-FROM coupon_redemption
-WHERE account_id = $1
-ORDER BY redeemed_at DESC, code, use
-LIMIT $2

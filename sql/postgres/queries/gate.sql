@@ -3,8 +3,11 @@
 -- holds wait for each other; everything that the decision reads is read after it.
 
 -- name: read_funds
--- For a check: a fresh read without a lock. No row: no such account. $1 account.
-SELECT balance_micro, held_micro, monthly_cap_micro, tier, demo,
+-- For a check: a fresh read without a lock, and whether the server takes changes: a standby's copy
+-- may be old, and work that a hold could not follow must not start. No row: no such account.
+-- $1 account.
+SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' AS writable,
+       balance_micro, held_micro, monthly_cap_micro, tier, demo,
        CASE WHEN spend_month >= date_trunc('month', now() AT TIME ZONE 'UTC')::date
             THEN spend_micro ELSE 0 END AS spent_micro,
        coalesce((SELECT sum(remaining_micro) FROM credit_grant

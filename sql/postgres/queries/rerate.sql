@@ -169,10 +169,6 @@ LIMIT $1
 -- The run that moves credits and is not finished; no row: there is none.
 SELECT run_id, kind FROM rerate_run WHERE kind <> 'what-if' AND finished_at IS NULL
 
--- name: unfinished_revert
--- The run that takes $1 back, finished or not; no row: none does.
-SELECT run_id, finished_at FROM rerate_run WHERE reverts = $1
-
 -- name: lock_run
 -- Whoever holds the row is the only one who can move the run. $1 run. How many chunks are done.
 SELECT chunks FROM rerate_run WHERE run_id = $1 AND finished_at IS NULL FOR NO KEY UPDATE
