@@ -46,6 +46,8 @@ CREATE TABLE grant_draw (
     amount_micro bigint NOT NULL CHECK (amount_micro > 0),
     drawn_at     timestamptz NOT NULL DEFAULT now()
 );
+-- For a grant that is asked for again by its key. The draws of batches, which are many, are not in it.
+CREATE INDEX grant_draw_repaid ON grant_draw (grant_id) WHERE cause LIKE 'repay:%';
 
 -- Credits reserved before work starts. held_micro of the account = sum of its open holds.
 CREATE TABLE credit_hold (

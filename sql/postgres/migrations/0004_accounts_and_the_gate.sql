@@ -8,6 +8,8 @@ ALTER TABLE account
 
 ALTER TABLE credit_transaction ADD COLUMN metadata text NOT NULL DEFAULT '';
 
+CREATE INDEX grant_draw_repaid ON grant_draw (grant_id) WHERE cause LIKE 'repay:%';
+
 ALTER TABLE credit_hold
     ADD COLUMN kind text NOT NULL DEFAULT 'hold' CHECK (kind IN ('hold', 'session')),
     ADD COLUMN actor text NOT NULL DEFAULT '',

@@ -91,6 +91,7 @@ FROM credit_transaction AS entry
 LEFT JOIN credit_grant USING (grant_id)
 LEFT JOIN grant_draw AS repaid
     ON repaid.grant_id = entry.grant_id AND repaid.cause = 'repay:' || entry.grant_id
+       AND repaid.cause LIKE 'repay:%' -- what the index grant_draw_repaid holds
 WHERE idempotency_key = $1
 
 -- name: post_grant
