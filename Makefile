@@ -6,13 +6,15 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules
 
 VENV := .venv
+LOCK := requirements.lock
+SBOM := build/sbom.cdx.json
 BIN := $(VENV)/bin
 # The first Python on the path that is new enough; PYTHON=... chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-package tollgate --quiet
 
-.PHONY: help install demo test lint types bench up down docs lock clean
+.PHONY: help install demo test lint types bench up down docs lock sbom audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +62,15 @@ docs: install ## write the tables in docs/ anew from the code
 lock: install ## write requirements.lock and requirements-image.lock anew from pyproject.toml
 	@"$(BIN)/uv" pip compile pyproject.toml $(LOCKED) --all-extras --group dev -o requirements.lock
 	@"$(BIN)/uv" pip compile pyproject.toml $(LOCKED) --extra server --group build --group image -c requirements.lock -o requirements-image.lock
+
+sbom: install ## what the image is made of, by its lock, as CycloneDX: build/sbom.cdx.json
+	@mkdir -p "$(dir $(SBOM))"
+	@"$(BIN)/cyclonedx-py" requirements --output-reproducible --of JSON -o "$(SBOM)" requirements-image.lock
+	@echo "$(SBOM)"
+
+# The image installs a part of the same lock. PIP_AUDIT_OSV_URL names another service of its kind.
+audit: install ## ask OSV for known vulnerabilities of everything that is locked; needs the internet
+	@"$(BIN)/pip-audit" --disable-pip --require-hashes --progress-spinner off --vulnerability-service osv -r "$(LOCK)"
 
 clean: ## stop the local stack and remove it with its data, .venv and every cache
 	@if test -x "$(BIN)/tollgate"; then "$(BIN)/tollgate" down; fi
