@@ -94,7 +94,7 @@ def list_(
 
 
 def revoke(key_id: KeyId, reason: Reason = "", as_json: Json = False) -> None:
-    """End a key at once: it is refused everywhere within five seconds."""
+    """End a key at once: it is refused everywhere within three seconds."""
     from adapters.api_keys import revoke_key
     from tollgate.arguments import actor
     from tollgate.output import print_json, say, time_text
