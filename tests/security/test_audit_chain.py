@@ -136,9 +136,7 @@ async def test_a_caller_can_not_choose_its_place(connection: asyncpg.Connection)
     assert (anchor.number, result.found) == (7, 0)
 
 
-async def test_verify_includes_it(
-    settings: Settings, copy: None, connection: asyncpg.Connection
-) -> None:
+async def test_verify_includes_it(settings: Settings, connection: asyncpg.Connection) -> None:
     assert (await audit(settings)).audit_anchor == await chain_end(connection)
     await run_sql(settings, "UPDATE audit_log SET subject = 'other' WHERE audit_id = 2")
     results = {result.check: result for result in (await audit(settings)).results}

@@ -238,9 +238,7 @@ async def test_the_rater_charges(settings: Settings, login: Login) -> None:
         assert [row["reason"] for row in reasons] == ["bad_json", "unpriced"]
 
 
-async def test_the_warehouse_copies_and_audits(
-    settings: Settings, copy: None, login: Login
-) -> None:
+async def test_the_warehouse_copies_and_audits(settings: Settings, login: Login) -> None:
     await plant(settings, Batch(50, partitions=2))
     await plant_every_kind(settings)
     await plant_gifts(settings)
@@ -290,7 +288,7 @@ async def ask(caller: httpx2.AsyncClient, each: Operation) -> httpx2.Response:
     return await caller.request(each.method, address, **each.request(**changes))
 
 
-async def test_the_scheduler_does_every_job(settings: Settings, copy: None, login: Login) -> None:
+async def test_the_scheduler_does_every_job(settings: Settings, login: Login) -> None:
     async with acting(settings) as connection:
         await account(connection, "acme", 100 * CREDIT)
         await connection.execute(
