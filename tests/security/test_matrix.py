@@ -196,6 +196,11 @@ async def test_only_an_admin_uses_what_is_of_admins_and_no_user_sells(
 
 
 async def test_whoever_may_is_not_refused(callers: Clients) -> None:
+    own = {"hold_id": "hold-of-ann", "session_id": "session-of-ann"}
+    for kind in ("hold", "session"):  # of those of an app a person may not dispose
+        wanted = {"credits": 5, f"{kind}_id": own[f"{kind}_id"]}
+        answer = await callers["own"].post(f"/api/v1/accounts/acme/{kind}s", json=wanted)
+        assert answer.status_code == 201
     allowed = {
         Access.CALLER: ("own", "service", "admin"),
         Access.ACCOUNT: ("own", "service", "admin"),
@@ -207,7 +212,8 @@ async def test_whoever_may_is_not_refused(callers: Clients) -> None:
     for each in GUARDED:
         assert each.access is not None
         for kind in allowed.get(each.access, ()):
-            answer = await call(callers[kind], each, **OF_ACME)
+            names = {**OF_ACME, **own} if kind == "own" else OF_ACME
+            answer = await call(callers[kind], each, **names)
             if answer.status_code in {401, 403, 405} or answer.status_code >= 500:
                 found.append(f"{each.name} as {kind}: {answer.status_code} {answer.text[:200]}")
     assert found == []
