@@ -100,7 +100,7 @@ class _Asked:
             return self._kept[1]
 
 
-def _dependencies(request: Request) -> Dependencies:
+async def _dependencies(request: Request) -> Dependencies:  # async: not in a thread
     found: Dependencies = request.app.state.dependencies
     return found
 

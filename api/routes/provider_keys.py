@@ -62,7 +62,7 @@ class Deleted(BaseModel):
     provider: str
 
 
-def _vault(request: Request) -> Vault:
+async def _vault(request: Request) -> Vault:  # async: FastAPI runs a `def` in a thread
     vault: Vault = request.app.state.vault
     if not vault.open:
         raise Problem(409, Kind.REFUSED, "No keys are kept here")
