@@ -24,6 +24,7 @@ from adapters.price_store import (
     read_document,
     version_in_force,
 )
+from adapters.queries import load
 from adapters.settings import Settings
 from core.charge_models import UnitRule
 from core.prices import PriceHistory
@@ -181,7 +182,7 @@ async def test_the_catalog_that_is_kept_is_read_under_the_publishers_lock(
     other = await connect(settings, application_name="tests")
     try:
         async with connection.transaction():
-            await connection.execute("LOCK TABLE price_version IN SHARE ROW EXCLUSIVE MODE")
+            await connection.execute(load("prices").lock_versions)
             waiting = asyncio.create_task(publish(other, bare, LATER, "second"))
             await asyncio.sleep(0.5)
             small = document(catalog={"source": "small", "providers": []})

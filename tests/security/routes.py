@@ -60,6 +60,7 @@ PREFIXES = {
 OTHERS = {"credits": ("requiredCredits", "usage", "percent"), "username": ("email",)}
 # Where no field is needed alone, and one of two is.
 NEEDED = {
+    "POST /api/auth/login": {"username": "acme"},
     "POST /api/credits/check": {"credits": 1},
     "POST /api/v1/accounts/{account_id}/check": {"credits": 1},
 }
