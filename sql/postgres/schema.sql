@@ -69,7 +69,9 @@ CREATE TABLE credit_hold (
 );
 CREATE INDEX credit_hold_open ON credit_hold (account_id) WHERE state = 'open';
 CREATE INDEX credit_hold_of_account ON credit_hold (account_id, created_at, hold_id);
-CREATE INDEX credit_hold_pending ON credit_hold (touched_at) WHERE state = 'open';
+-- IS NOT NULL, though it never is: so the count of an account's open holds can not choose it, which it
+-- did where statistics were not there yet, and then read every open hold of all accounts.
+CREATE INDEX credit_hold_pending ON credit_hold (touched_at) WHERE state = 'open' AND touched_at IS NOT NULL;
 
 -- Dated prices. Append-only: a version is never edited, a later one supersedes it from effective_from on.
 CREATE TABLE price_version (

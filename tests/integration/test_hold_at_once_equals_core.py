@@ -119,3 +119,35 @@ async def test_nothing_and_less_is_never_held(settings: Settings, amount: int) -
     assert await _hold(connection, "acme", amount, limits) is None
     assert await _hold(connection, "nobody", 5, limits) is None
     await connection.close()
+
+
+async def test_a_connection_from_when_there_were_no_holds_finds_them_by_index(
+    settings: Settings,
+) -> None:
+    connection = await connect(settings, application_name="test")
+    try:
+        # As it is until autovacuum comes by, which a new deployment waits for.
+        await connection.execute("ALTER TABLE credit_hold SET (autovacuum_enabled = off)")
+        await connection.execute(ACCOUNTS, "acme", 100, 0, None, 0)
+        limits = Limits(0, 1_000)
+        for n in range(8):  # after some times a kept plan is used as it is
+            assert await _hold(connection, "acme", n + 1, limits) is not None
+            await connection.execute("DELETE FROM credit_hold")
+        await connection.execute(ACCOUNTS, "other", 0, 0, None, 0)
+        await connection.execute(OPEN, "other", 5_000)
+        before = await _rows_read(connection)
+        assert await _hold(connection, "acme", 1, limits) is not None
+        assert await _rows_read(connection) - before < 20
+    finally:
+        await connection.close()
+
+
+async def _rows_read(connection: "asyncpg.Connection[asyncpg.Record]") -> int:
+    """By index or without, of the tables that a hold looks at."""
+    await connection.execute("SELECT pg_stat_force_next_flush()")
+    found: int = await connection.fetchval(
+        "SELECT ((SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = ANY ($1))"
+        " + (SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relname = ANY ($1)))::bigint",
+        ["account", "credit_hold", "credit_grant"],
+    )
+    return found

@@ -19,7 +19,7 @@ ALTER TABLE credit_hold
     ADD COLUMN touched_at timestamptz NOT NULL DEFAULT now(),
     ADD COLUMN closed_by text NOT NULL DEFAULT '';
 CREATE INDEX credit_hold_of_account ON credit_hold (account_id, created_at, hold_id);
-CREATE INDEX credit_hold_pending ON credit_hold (touched_at) WHERE state = 'open';
+CREATE INDEX credit_hold_pending ON credit_hold (touched_at) WHERE state = 'open' AND touched_at IS NOT NULL;
 
 CREATE TABLE idempotency_key (
     caller     text COLLATE "C" NOT NULL,
