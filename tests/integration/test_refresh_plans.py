@@ -1,4 +1,4 @@
-"""The statements of the refresh and the expiry find their rows by index among many accounts."""
+"""The statements of the jobs find their rows by index among many accounts and holds."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -24,6 +24,12 @@ _MANY = (
     FROM generate_series(0, 39999) AS n""",
     """INSERT INTO grant_draw (grant_id, cause, amount_micro)
     SELECT n % 20000 + 1, CASE WHEN n % 50 = 0 THEN 'repay:' ELSE 'batch:' END || n % 20000 + 1, 1
+    FROM generate_series(0, 39999) AS n""",
+    """INSERT INTO credit_hold (hold_id, account_id, amount_micro, touched_at, state, closed_at,
+                                charged_micro)
+    SELECT 'h' || n, 'account ' || n % 20000, 1, now() - n * interval '1 second',
+           CASE WHEN n % 50 = 0 THEN 'open' ELSE 'released' END,
+           CASE WHEN n % 50 > 0 THEN now() END, CASE WHEN n % 50 > 0 THEN 0 END
     FROM generate_series(0, 39999) AS n""",
     """INSERT INTO allowance (account_id, due_at, grant_id)
     SELECT 'account ' || n, now() + (n - 200) * interval '2 minutes', n + 1
@@ -51,9 +57,12 @@ def _cases() -> Iterator[Case]:
     over = {"credit_grant_expiry": ("expires_at",)}
     yield Case("expiry", "accounts_with_expired_grants", ("", 200), over)
     yield Case("expiry", "preview", (), over)
+    untouched = {"credit_hold_pending": ("touched_at",)}
+    yield Case("reconcile", "pending", (600, first, "", 200), untouched)
+    yield Case("account_view", "open_holds_page", (None, None, 200), untouched)
 
 
-async def test_refresh_and_expiry_find_their_rows_by_index(settings: Settings) -> None:
+async def test_the_jobs_find_their_rows_by_index(settings: Settings) -> None:
     await run_sql(settings, *_MANY)
     assert await findings(settings, _cases()) == []
     plan = await _plan_of_a_key(settings)
