@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
@@ -73,6 +75,23 @@ def _no_settings_from_outside() -> Iterator[None]:
             if name.startswith("TOLLGATE_") and name not in KEPT_VARIABLES:
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_found() -> Iterator[None]:
+    """A command that a test runs within this process sets up logging; it ends with the test."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    known = [
+        root,
+        *(found for found in root.manager.loggerDict.values() if isinstance(found, logging.Logger)),
+    ]
+    levels = [(logger, logger.level) for logger in known]
+    yield
+    root.handlers[:] = handlers
+    for logger, level in levels:
+        logger.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -26,13 +25,8 @@ class Lines:
 
 
 @pytest.fixture
-def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Lines]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield Lines(capsys)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
+    return Lines(capsys)
 
 
 def test_a_line_is_json_with_stage_level_and_time(lines: Lines) -> None:
