@@ -130,6 +130,7 @@ async def _ledger_checks(
         (Check.SPEND, SQL.spend_findings, taken["accounts"], "accounts", ()),
         (Check.COUPONS, SQL.coupon_findings, taken["coupons"], "coupons", ()),
         (Check.REFRESHES, SQL.refresh_findings, taken["refreshes"], "refreshes", ()),
+        (Check.REPORTS, SQL.report_findings, taken["reports"], "reports", ()),
         (Check.AUDIT_LOG, ACTS.chain_findings, taken["acts"], "acts", ()),
     )
     for check, statement, compared, what, arguments in plan:

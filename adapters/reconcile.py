@@ -105,6 +105,7 @@ async def _close(
         [verdict.hold_id for verdict in ended],
         [verdict.state.value for verdict in ended],
         [verdict.charged_micro for verdict in ended],
+        [verdict.to_charge_micro for verdict in ended],
         ACTOR,
     )
     await _charge(connection, run_id, [verdict for verdict in ended if verdict.to_charge_micro])

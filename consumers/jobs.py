@@ -8,7 +8,7 @@ from typing import Final, assert_never
 
 import structlog
 
-from adapters import expiry, purge, reconcile, refresh
+from adapters import expiry, overtaken, purge, reconcile, refresh
 from adapters.audit import audit
 from adapters.failures import Failure
 from adapters.gate_prices import PriceSource
@@ -140,6 +140,8 @@ class Workshop:
         after_seconds = self._settings.reconcile_after_seconds
         async for done in reconcile.reconcile(connection, run.run_id, after_seconds, self._prices):
             yield done.figures
+        async for replaced in overtaken.replace(connection, run.run_id):
+            yield replaced.figures
 
     async def _expire(self, connection: Connection, run: Run) -> AsyncGenerator[Figures, None]:
         async for done in expiry.expire(connection, ACTOR, run.run_id):

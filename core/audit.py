@@ -24,6 +24,7 @@ class Check(StrEnum):
     SPEND = "month's spend = ledger"
     COUPONS = "coupon uses = redemptions"
     REFRESHES = "one refresh a period"
+    REPORTS = "a session's report or its event"
     AUDIT_LOG = "audit log = one chain of hashes"
     COPIED_CHARGES = "ClickHouse = PostgreSQL, charges"
     COPIED_CREDITS = "ClickHouse = PostgreSQL, credits"

@@ -14,7 +14,7 @@ VERIFY = load("verify")
 _CHECKS = (
     "balance_findings", "grant_findings", "draw_findings", "hold_findings", "correction_findings",
     "correction_credit_findings", "counter_findings", "spend_findings", "coupon_findings",
-    "refresh_findings",
+    "refresh_findings", "report_findings",
 )  # fmt: skip
 
 

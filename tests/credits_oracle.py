@@ -32,6 +32,8 @@ class Oracle:
     grants: list[Given] = field(default_factory=list)
     overdraft_micro: int = 0
     holds: dict[str, int] = field(default_factory=dict)
+    reports: dict[str, int] = field(default_factory=dict)  # charged for what a session reported
+    overtaken: set[str] = field(default_factory=set)  # ... and for an event after it
     cap_micro: int | None = None
     spent_micro: int = 0
     coupon_uses: int = 0
@@ -67,6 +69,21 @@ class Oracle:
     def spend(self, amount_micro: int) -> None:
         self.take(amount_micro)
         self.spent_micro += amount_micro
+
+    def abandon(self, hold_id: str, amount_micro: int) -> None:
+        """A session is left alone, and charged for its report."""
+        del self.holds[hold_id]
+        self.spend(amount_micro)
+        if amount_micro:
+            self.reports[hold_id] = amount_micro
+
+    def reconcile(self) -> None:
+        """What an event came after is taken back, in one sum."""
+        back = sum(self.reports.pop(hold_id) for hold_id in self.overtaken)
+        self.overtaken.clear()
+        self.spent_micro -= back
+        if back:
+            self.give(back)
 
     def denial(self, amount_micro: int) -> Denial | None:
         """Of more work that has begun."""

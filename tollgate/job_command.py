@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 # PostgreSQL keeps figures in no order of ours: what was looked at, what came of it, amounts.
 _ORDER = (
     "enrolled", "accounts", "examined", "grants", "refreshed", "reconciled", "failed", "waiting",
-    "unpriced", "checks", "compared", "findings", "over", "keys", "runs", "amount_micro",
-    "replaced_micro", "charged_micro", "freed_micro", "reserved_micro", "expired_micro",
+    "unpriced", "replaced", "checks", "compared", "findings", "over", "keys", "runs",
+    "amount_micro", "replaced_micro", "charged_micro", "freed_micro", "returned_micro",
+    "reserved_micro", "expired_micro",
 )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ GRANT INSERT ON account, batch_outcome, charge, credit_grant, credit_transaction
 GRANT UPDATE (balance_micro, held_micro, overdraft_micro, spend_micro, spend_month) ON account TO
     tollgate_rater;
 GRANT UPDATE (remaining_micro, spent) ON credit_grant TO tollgate_rater;
-GRANT UPDATE (charged_micro, closed_at, state) ON credit_hold TO tollgate_rater;
+GRANT UPDATE (charged_micro, closed_at, report, state) ON credit_hold TO tollgate_rater;
 GRANT UPDATE (published_at, requeued_at, tried_version) ON dead_letter TO tollgate_rater;
 GRANT UPDATE (last_digest, next_offset, updated_at) ON stream_position TO tollgate_rater;
 GRANT UPDATE (units) ON usage_counter TO tollgate_rater;
@@ -110,7 +110,7 @@ GRANT UPDATE (balance_micro, held_micro, overdraft_micro, spend_micro, spend_mon
     tollgate_scheduler;
 GRANT UPDATE (due_at, grant_id, refreshed_at) ON allowance TO tollgate_scheduler;
 GRANT UPDATE (remaining_micro, spent) ON credit_grant TO tollgate_scheduler;
-GRANT UPDATE (charged_micro, closed_at, closed_by, state) ON credit_hold TO tollgate_scheduler;
+GRANT UPDATE (charged_micro, closed_at, closed_by, report, state) ON credit_hold TO tollgate_scheduler;
 GRANT UPDATE (created_at) ON idempotency_key TO tollgate_scheduler;
 GRANT UPDATE (error, figures, finished_at, job_key, state) ON job_run TO tollgate_scheduler;
 
@@ -150,7 +150,8 @@ GRANT UPDATE (custom_micro, due_at, grant_id, paused, preferred_day, refreshed_a
 GRANT UPDATE (expires_at, revoked_at) ON api_key TO tollgate_operator;
 GRANT UPDATE (disabled_at, uses) ON coupon TO tollgate_operator;
 GRANT UPDATE (remaining_micro, spent) ON credit_grant TO tollgate_operator;
-GRANT UPDATE (charged_micro, closed_at, closed_by, state, touched_at) ON credit_hold TO tollgate_operator;
+GRANT UPDATE (charged_micro, closed_at, closed_by, report, state, touched_at) ON credit_hold TO
+    tollgate_operator;
 GRANT UPDATE (requeued_at) ON dead_letter TO tollgate_operator;
 GRANT UPDATE (value) ON deployment TO tollgate_operator;
 GRANT UPDATE (created_at) ON idempotency_key TO tollgate_operator;

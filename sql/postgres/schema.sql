@@ -65,13 +65,19 @@ CREATE TABLE credit_hold (
     expires_at    timestamptz,               -- reconciliation looks at it from then on; NULL: by its age
     touched_at    timestamptz NOT NULL DEFAULT now(),
     closed_by     text NOT NULL DEFAULT '',
-    CHECK ((state = 'open') = (closed_at IS NULL))
+    -- A session's last report: '' not charged; charged by reconciliation; overtaken by a usage event that
+    -- names the hold and was charged after it; replaced, when reconciliation has taken its charge back.
+    report        text NOT NULL DEFAULT '' CHECK (report IN ('', 'charged', 'overtaken', 'replaced')),
+    CHECK ((state = 'open') = (closed_at IS NULL)),
+    CHECK (report = '' OR state = 'settled')
 );
 CREATE INDEX credit_hold_open ON credit_hold (account_id) WHERE state = 'open';
 CREATE INDEX credit_hold_of_account ON credit_hold (account_id, created_at, hold_id);
 -- IS NOT NULL, though it never is: so the count of an account's open holds can not choose it, which it
 -- did where statistics were not there yet, and then read every open hold of all accounts.
 CREATE INDEX credit_hold_pending ON credit_hold (touched_at) WHERE state = 'open' AND touched_at IS NOT NULL;
+-- Only what is to be taken back: a walk through it costs nothing when there is nothing.
+CREATE INDEX credit_hold_overtaken ON credit_hold (account_id, hold_id) WHERE report = 'overtaken';
 
 -- Dated prices. Append-only: a version is never edited, a later one supersedes it from effective_from on.
 CREATE TABLE price_version (

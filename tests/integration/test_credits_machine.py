@@ -1,10 +1,12 @@
-"""Grants, holds, charges, expiry, refresh, coupons and adjustments in any order, beside an oracle.
+"""Grants, holds, charges, expiry, refresh, coupons, adjustments and reconciliation in any order,
+beside an oracle.
 
 Every step is done by the code that does it in production, on a real PostgreSQL; after every step
 the account is what the oracle says, and every invariant of the ledger holds.
 """
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -21,8 +23,11 @@ from adapters.expiry import expire
 from adapters.gate import Gate, HoldRequest
 from adapters.gate_account import Spending
 from adapters.gate_outcomes import Closed, Deducted, Denied, Held
+from adapters.gate_prices import PriceSource
 from adapters.idempotency import Key
+from adapters.overtaken import replace
 from adapters.price_store import publish
+from adapters.reconcile import reconcile
 from adapters.refresh import RefreshRun, refresh_due
 from adapters.settings import Settings
 from core.coupons import CouponKind
@@ -63,6 +68,7 @@ class Credits(RuleBasedStateMachine):
     runner: asyncio.Runner
     bench: Desk
     the_gate: Gate
+    prices = PriceSource()
     examples = count()
     offsets = count()
 
@@ -231,6 +237,50 @@ class Credits(RuleBasedStateMachine):
     @rule(number=numbers)
     def charge_again(self, number: int) -> None:
         self._apply([self.charged[number % len(self.charged)]], charged=0)
+
+    @precondition(_some_open)
+    @rule(number=numbers, quantity=st.integers(0, 3))
+    def abandon(self, number: int, quantity: int) -> None:
+        """A session that reported usage and was left alone; what is marked by then is replaced."""
+        name, told, hold = self._open_hold(number)
+        data = {"action": "once", "quantity": quantity, "provider": "", "model": "", "tokens": {}}
+        self.runner.run(self._leave(name, hold, json.dumps(data)))
+        told.abandon(hold, quantity * EVENT_MICRO)
+        self.reconcile()
+
+    async def _leave(self, name: str, hold: str, report: str) -> None:
+        assert isinstance(await self.the_gate.extend(name, hold, 0, usage=report), Held)
+        await self.bench.connection.execute(
+            "UPDATE credit_hold SET touched_at = now() - interval '1 hour', expires_at = now()"
+            " WHERE hold_id = $1",
+            hold,
+        )
+
+    @precondition(lambda self: any(told.reports for told in self.told.values()))
+    @rule(number=numbers, quantity=st.integers(0, 3))
+    def late_event(self, number: int, quantity: int) -> None:
+        """The app of a session that was charged for its report sends the event all the same."""
+        every = [(name, hold) for name, told in self.told.items() for hold in told.reports]
+        name, hold = every[number % len(every)]
+        data = {"action": "once", "quantity": quantity, "model": "", "provider": ""}
+        self.told[name].spend(quantity * EVENT_MICRO)
+        self.told[name].overtaken.add(hold)
+        values = [usage(f"e{next(self.names)}", name, tokens={}, hold_id=hold, **data)]
+        self._apply(values, charged=1)
+        self.charged += values
+
+    @rule()
+    def reconcile(self) -> None:
+        async def run() -> None:
+            async for _ in reconcile(self.bench.connection, 0, 300, self.prices):
+                pass
+            async for _ in replace(self.bench.connection, 0):
+                pass
+
+        self.runner.run(run())
+        for told in self.told.values():
+            told.reconcile()
+        self.check()
 
     def _apply(self, values: list[dict[str, Any]], *, charged: int) -> None:
         first = next(self.offsets)

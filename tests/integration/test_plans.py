@@ -68,6 +68,9 @@ _MORE = (
     FROM generate_series(1, 10000) AS n""",
     """INSERT INTO credit_hold (hold_id, account_id, amount_micro)
     SELECT 'hold-' || n, 'account ' || n % 2000, 1 FROM generate_series(0, 49999) AS n""",
+    """UPDATE credit_hold SET state = 'settled', closed_at = now(), charged_micro = 1,
+                              report = 'overtaken'
+    WHERE hold_id LIKE 'hold-%00'""",
     """INSERT INTO usage_counter (account_id, counter, month, units)
     SELECT 'account ' || n % 2000, 'counter ' || n / 2000, '2026-11-01', n
     FROM generate_series(0, 49999) AS n""",
@@ -152,6 +155,10 @@ def _cases() -> Iterator[Case]:
         )
     back = _accounts(10), [7] * 10, "given_back", "rater"
     yield _case("ledger.give_back", back, account_pkey=ACCOUNT)
+    marked = [f"hold-{n}00" for n in range(500)]
+    by_hold = {"charge_hold": ("account_id", "hold_id")}
+    yield _case("reconcile.examine_overtaken", (marked,), **by_hold)
+    yield _case("reconcile.examine", ([f"hold-{n}02" for n in range(200)], 0, 0.0), **by_hold)
     yield _case("parked.claim_untried", (2, 200), dead_letter_parked=("tried_version",))
     yield _case("parked.count_waiting", (), dead_letter_parked=())
     yield _case("parked.read_facts", (_accounts(50),), account_pkey=ACCOUNT)

@@ -101,6 +101,7 @@ async def test_each_hold_gets_what_it_deserves(
         "examined": 6,
         "over": 5,
         "reserved_micro": 130 * CREDIT,
+        "replaced": 0,
     }
     assert await ran(connection) == Reconciled(
         examined=6,

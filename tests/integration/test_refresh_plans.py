@@ -10,6 +10,7 @@ from adapters.settings import Settings
 from tests.integration.test_plans import ACCOUNT, Case, findings
 from tests.planted_ledger import run_sql
 
+HOLD = ("hold_id",)
 _MANY = (
     """INSERT INTO account (account_id, tier)
     SELECT 'account ' || n, 'free' FROM generate_series(0, 19999) AS n""",
@@ -30,6 +31,11 @@ _MANY = (
     SELECT 'h' || n, 'account ' || n % 20000, 1, now() - n * interval '1 second',
            CASE WHEN n % 50 = 0 THEN 'open' ELSE 'released' END,
            CASE WHEN n % 50 > 0 THEN now() END, CASE WHEN n % 50 > 0 THEN 0 END
+    FROM generate_series(0, 39999) AS n""",
+    """INSERT INTO credit_hold (hold_id, account_id, amount_micro, state, closed_at, charged_micro,
+                                closed_by, report)
+    SELECT 'r' || n, 'account ' || n % 20000, 1, 'settled', now(), 1, 'reconcile',
+           CASE WHEN n % 10 = 0 THEN 'replaced' ELSE 'charged' END
     FROM generate_series(0, 39999) AS n""",
     """INSERT INTO allowance (account_id, due_at, grant_id)
     SELECT 'account ' || n, now() + (n - 200) * interval '2 minutes', n + 1
@@ -59,6 +65,12 @@ def _cases() -> Iterator[Case]:
     yield Case("expiry", "preview", (), over)
     untouched = {"credit_hold_pending": ("touched_at",)}
     yield Case("reconcile", "pending", (600, first, "", 200), untouched)
+    holds = [f"r{n}" for n in range(500)]
+    marked = {"credit_hold_overtaken": ("account_id", "hold_id")}
+    yield Case("reconcile", "overtaken", ("", "", 500), marked)
+    yield Case("reconcile", "replace_reports", (holds, [1] * 500), {"credit_hold_pkey": HOLD})
+    place = holds, accounts * 2 + accounts[:100], [1] * 500
+    yield Case("ledger", "settle_holds", place, {"credit_hold_pkey": HOLD})
     yield Case("account_view", "open_holds_page", (None, None, 200), untouched)
 
 

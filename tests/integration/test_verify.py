@@ -15,6 +15,7 @@ from core.audit import Check
 from tests.planted_corrections import Corrections, plant_corrections, plant_every_kind
 from tests.planted_gifts import plant_gifts
 from tests.planted_ledger import Batch, plant, run_sql
+from tests.planted_reports import plant_reports
 from tests.shipping import bench, found
 
 CHARGED = """UPDATE charge
@@ -115,6 +116,37 @@ LEDGER_DRIFTS: list[tuple[Sequence[str], Check, str, str]] = [
     (["UPDATE refresh SET amount_micro = 7"], Check.REFRESHES, "gifted", ": 50 of gifted"),
     (["UPDATE refresh SET account_id = 'account 2'"], Check.REFRESHES, "account 2", "of gifted"),
     (["DELETE FROM refresh"], Check.REFRESHES, "transaction", "50 of gifted"),
+    (
+        ["UPDATE credit_hold SET report = 'charged'"],
+        Check.REPORTS,
+        "hold given-up of reported",
+        "1 reversals of 40",
+    ),
+    (
+        ["UPDATE credit_hold SET charged_micro = 41 WHERE report = 'charged'"],
+        Check.REPORTS,
+        "hold kept of reported",
+        "1 settlements of 40",
+    ),
+    (
+        ["UPDATE credit_transaction SET amount_micro = 41 WHERE type = 'REVERSAL'"],
+        Check.REPORTS,
+        "hold given-up of reported",
+        "1 reversals of 41",
+    ),
+    (
+        ["UPDATE credit_transaction SET hold_id = 'no' WHERE type = 'REVERSAL'"],
+        Check.REPORTS,
+        "hold no of reported",
+        "1 reversals of 40",
+    ),
+    (
+        ["UPDATE charge SET account_id = 'reported', hold_id = 'kept' WHERE event_id = 'event-6'"],
+        Check.REPORTS,
+        "hold kept of reported",
+        "no mark",
+    ),
+    (["UPDATE credit_hold SET closed_at = '2020-01-01'"], Check.SPEND, "reported", "spent 40"),
     (
         ["UPDATE batch_outcome SET to_offset = to_offset - 1, charged = charged - 1"],
         Check.OFFSETS,
@@ -228,6 +260,7 @@ async def shipped(settings: Settings) -> Settings:
     await plant(settings, Batch(300))
     await plant_every_kind(settings)
     await plant_gifts(settings)
+    await plant_reports(settings)
     async with bench(settings) as at:
         await at.drain_with_credits()
     return settings
@@ -242,6 +275,7 @@ async def test_without_drift_it_is_exact(shipped: Settings) -> None:
     assert compared[Check.CORRECTIONS] == 255
     assert compared[Check.COUNTERS] == 5
     assert (compared[Check.COUPONS], compared[Check.REFRESHES]) == (1, 1)
+    assert compared[Check.REPORTS] == 2
     assert compared[Check.COPIED_CORRECTIONS] == 5
 
 

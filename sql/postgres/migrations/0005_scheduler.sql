@@ -3,6 +3,13 @@
 
 CREATE INDEX charge_hold ON charge (account_id, hold_id) WHERE hold_id IS NOT NULL;
 
+-- A session that is charged what it reported last, and whose app sends the usage event all the same, is
+-- charged by the event: the rater marks the hold, reconciliation takes its own charge back.
+ALTER TABLE credit_hold
+    ADD COLUMN report text NOT NULL DEFAULT '' CHECK (report IN ('', 'charged', 'overtaken', 'replaced')),
+    ADD CHECK (report = '' OR state = 'settled');
+CREATE INDEX credit_hold_overtaken ON credit_hold (account_id, hold_id) WHERE report = 'overtaken';
+
 -- The account's row is locked and read by the statement that inserts: the key would be looked up again,
 -- row by row.
 ALTER TABLE refresh DROP CONSTRAINT refresh_account_id_fkey;

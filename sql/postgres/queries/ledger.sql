@@ -70,16 +70,21 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::date[], $4::bigint[])
 ON CONFLICT (account_id, counter, month) DO UPDATE SET units = usage_counter.units + excluded.units
 
 -- name: settle_holds
--- Events that name an open hold of their own account release its reserve; any other name changes nothing.
+-- Events that name an open hold of their own account release its reserve. One that reconciliation has
+-- charged for its report is marked: the next run takes that charge back. Any other name changes nothing.
 -- $1 hold ids, $2 account ids, $3 what was charged on them in micro-credits, pairwise, holds distinct.
-WITH settled AS (
+WITH met AS (
     UPDATE credit_hold AS hold
-    SET state = 'settled', charged_micro = used.amount_micro, closed_at = now()
+    SET state = 'settled',
+        charged_micro = CASE WHEN hold.state = 'open' THEN used.amount_micro ELSE hold.charged_micro END,
+        closed_at = CASE WHEN hold.state = 'open' THEN now() ELSE hold.closed_at END,
+        report = CASE WHEN hold.state = 'open' THEN '' ELSE 'overtaken' END
     FROM unnest($1::text[], $2::text[], $3::bigint[]) AS used (hold_id, account_id, amount_micro)
-    WHERE hold.hold_id = used.hold_id AND hold.account_id = used.account_id AND hold.state = 'open'
-    RETURNING hold.account_id, hold.amount_micro
+    WHERE hold.hold_id = used.hold_id AND hold.account_id = used.account_id
+      AND (hold.state = 'open' OR hold.report = 'charged')
+    RETURNING hold.account_id, hold.amount_micro, hold.report
 ), freed AS (
-    SELECT account_id, sum(amount_micro)::bigint AS freed_micro FROM settled GROUP BY account_id
+    SELECT account_id, sum(amount_micro)::bigint AS freed_micro FROM met WHERE report = '' GROUP BY account_id
 )
 UPDATE account SET held_micro = held_micro - freed_micro
 FROM freed

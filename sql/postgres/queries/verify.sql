@@ -13,6 +13,7 @@ SELECT now() AS taken_at, pg_current_snapshot()::text AS snapshot,
        (SELECT count(*) FROM usage_counter) AS counters,
        (SELECT count(*) FROM coupon) AS coupons,
        (SELECT count(*) FROM refresh) AS refreshes,
+       (SELECT count(*) FROM credit_hold WHERE report <> '') AS reports,
        (SELECT count(*) FROM audit_log) AS acts,
        (SELECT value::integer FROM deployment WHERE name = 'clickhouse_generation') AS generation
 
@@ -228,14 +229,19 @@ ORDER BY 1
 
 -- name: spend_findings
 -- Per account: what a monthly cap counts is what the ledger has of that month (UTC, by posting) and of
--- none after it: charges, settlements, deductions and corrections. Adjustments, expiries and grants are
--- no spending.
+-- none after it: charges, settlements, deductions and corrections; a settlement that was taken back is
+-- none, also when that was later. Adjustments, expiries and grants are no spending.
 WITH moved AS (
     SELECT account_id, amount_micro AS micro, posted_at AS at FROM charge
     UNION ALL
     SELECT account_id, -amount_micro, created_at
     FROM credit_transaction
     WHERE type IN ('SETTLE', 'DEDUCT', 'CORRECTION') AND status = 'COMPLETED'
+    UNION ALL
+    SELECT entry.account_id, -entry.amount_micro, closed_at
+    FROM credit_transaction AS entry
+    JOIN credit_hold USING (hold_id)
+    WHERE type = 'REVERSAL' AND status = 'COMPLETED'
 ), spent AS (
     SELECT account_id, sum(micro) AS micro
     FROM moved JOIN account USING (account_id)
@@ -285,6 +291,41 @@ SELECT coalesce(r.account_id || ' for ' || r.period, 'transaction ' || t.transac
 FROM refresh AS r
 FULL JOIN (SELECT * FROM credit_transaction WHERE type = 'REFRESH') AS t USING (grant_id)
 WHERE r.refresh_id IS NULL OR t.type IS NULL OR t.account_id <> r.account_id OR t.amount_micro <> r.amount_micro
+ORDER BY 1, 2
+
+-- name: report_findings
+-- Per hold that was charged for a session's report: one settlement by reconciliation, of what the hold
+-- says it was charged; once the report is replaced, one reversal of it. No reversal of another hold; and
+-- no usage event that names a hold and left no mark on it, or its account pays twice.
+WITH booked AS (
+    SELECT hold_id, account_id, -sum(amount_micro) FILTER (WHERE type = 'SETTLE') AS settled_micro,
+           count(*) FILTER (WHERE type = 'SETTLE') AS settlements,
+           coalesce(sum(amount_micro) FILTER (WHERE type = 'REVERSAL'), 0) AS reversed_micro,
+           count(*) FILTER (WHERE type = 'REVERSAL') AS reversals
+    FROM credit_transaction
+    WHERE hold_id IS NOT NULL AND type IN ('SETTLE', 'REVERSAL') AND status = 'COMPLETED'
+    GROUP BY hold_id, account_id
+), reported AS (
+    SELECT hold_id, account_id, charged_micro, report FROM credit_hold WHERE report <> ''
+)
+SELECT 'hold ' || hold_id || ' of ' || account_id AS subject,
+       CASE report WHEN 'replaced' THEN 'one settlement, one reversal of it'
+                   ELSE coalesce('one settlement of ' || charged_micro || ', no reversal', 'no reversal') END
+           AS expected,
+       coalesce(settlements, 0) || ' settlements of ' || coalesce(settled_micro, 0) || ', '
+           || coalesce(reversals, 0) || ' reversals of ' || coalesce(reversed_micro, 0) AS found
+FROM reported FULL JOIN booked USING (hold_id, account_id)
+WHERE CASE WHEN report IS NULL THEN reversals > 0
+           WHEN report = 'replaced' THEN settlements IS DISTINCT FROM 1 OR reversals <> 1
+                                         OR reversed_micro <> settled_micro
+           ELSE settlements IS DISTINCT FROM 1 OR reversals <> 0 OR settled_micro <> charged_micro END
+UNION ALL
+SELECT 'hold ' || hold_id || ' of ' || account_id, 'a mark that an event is charged as well', 'no mark'
+FROM reported
+WHERE report = 'charged' AND EXISTS (
+    SELECT FROM charge
+    WHERE charge.account_id = reported.account_id AND charge.hold_id = reported.hold_id COLLATE "default"
+)
 ORDER BY 1, 2
 
 -- name: shipped_charges
