@@ -22,6 +22,8 @@ JVM_FLAGS = (
     "-Djava.awt.headless=true",
 )
 
+FORMAT_SECONDS_MAX = 60.0  # it takes about two, and a machine can be crowded
+
 PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -82,8 +84,9 @@ def prepare(directory: Path, port: int) -> Launch:
     log = directory / "kafka.log"
     java = [str(find_java()), "-cp", ":".join(str(jar) for jar in kafka_jars())]
     java.append(f"-Dlog4j2.configurationFile={logging}")
-    if not (data / "meta.properties").exists():
-        _format(java, settings, log)
+    formatted = data / "meta.properties"
+    if not formatted.exists():
+        _format(java, settings, log, formatted)
     argv = [*java, *JVM_FLAGS, "kafka.Kafka", str(settings)]
     return Launch(argv=argv, log=log, cwd=directory)
 
@@ -103,15 +106,26 @@ def answers(port: int) -> bool:
     return brokers > 0
 
 
-def _format(java: list[str], settings: Path, log: Path) -> None:
+def _format(java: list[str], settings: Path, log: Path, formatted: Path) -> None:
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
     if cluster_id.startswith("-"):
         cluster_id = "A" + cluster_id[1:]  # the tool would read a leading dash as an option
     command = [*java, "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format"]
     command += ["--cluster-id", cluster_id, "--config", str(settings)]
     with log.open("ab") as output:
-        done = subprocess.run(  # noqa: S603 - the Java found, our own arguments
-            command, stdout=output, stderr=subprocess.STDOUT, timeout=60, check=False
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 - the Java found, our own arguments
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=FORMAT_SECONDS_MAX,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            formatted.unlink(missing_ok=True)  # cut off in the middle: the next start formats again
+            raise Failure(
+                f"kafka: formatting the storage took more than {FORMAT_SECONDS_MAX:g} s: run "
+                f"`tollgate up` again when the machine has less to do (see {log})"
+            ) from None
     if done.returncode:
         raise Failure(f"kafka: the storage could not be formatted: {last_line(log)} (see {log})")

@@ -265,6 +265,24 @@ def test_java_that_is_too_old_is_passed_over(
         kafka.prepare(tmp_path / "kafka", 1)
 
 
+def test_a_machine_too_busy_to_format_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in the middle, it is formatted again by the next start."""
+    slow = tmp_path / "java"
+    formatted = tmp_path / "kafka" / "data" / "meta.properties"
+    slow.write_text(f"#!/bin/sh\nmkdir -p {formatted.parent}\ntouch {formatted}\nexec sleep 30\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(kafka, "find_java", lambda: slow)
+    monkeypatch.setattr(kafka, "kafka_jars", lambda: [tmp_path / "kafka.jar"])
+    monkeypatch.setattr(kafka, "FORMAT_SECONDS_MAX", 0.3)
+    with pytest.raises(
+        Failure, match=r"^kafka: .* more than 0\.3 s: run `tollgate up` again.*log\)$"
+    ):
+        kafka.prepare(tmp_path / "kafka", 1)
+    assert not formatted.exists()
+
+
 def test_the_jars_are_those_of_the_lock_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
