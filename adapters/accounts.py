@@ -18,6 +18,7 @@ from core.grants import repay
 from schemas.names import is_account_id
 
 SQL = load("accounts")
+VIEW = load("account_view")
 GRANTS_SHOWN_MAX = 1_000
 AMOUNT_MICRO_MAX = 10**15  # a billion credits: more is a typing error, and sums stay within 64 bits
 _IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
@@ -89,25 +90,30 @@ def check_account_id(account_id: str) -> None:
         )
 
 
-async def read_account(connection: Connection, account_id: str, *, entries_max: int) -> Row:
+async def read_account(
+    connection: Connection, account_id: str, *, entries_max: int, grants_after: int | None = None
+) -> Row:
     """The account with its grants in burn order and its newest ledger entries, as of one moment.
 
     `over_micro` is what is left of expired grants that are not booked yet: it can not be drawn.
-    `allowance` is None for an account that is not enrolled. Raises Failure when there is no
-    such account.
+    `allowance` is None for an account that is not enrolled. Of its grants GRANTS_SHOWN_MAX are
+    there, those behind `grants_after`; `grants_next` is what to say to see the rest, or None.
+    Raises Failure when there is no such account.
     """
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         account = await connection.fetchrow(SQL.read_account, account_id)
         if account is None:
             raise unknown_account(account_id)
-        grants = await connection.fetch(SQL.read_grants, account_id, GRANTS_SHOWN_MAX)
+        shown_max = GRANTS_SHOWN_MAX
+        grants = await connection.fetch(VIEW.grants_page, account_id, grants_after, shown_max + 1)
         entries = await connection.fetch(SQL.read_last_entries, account_id, entries_max)
         allowance = await connection.fetchrow(SQL.read_allowance, account_id)
     return {
         **dict(account),
         "available_micro": account["balance_micro"] - account["held_micro"] - account["over_micro"],
         "allowance": None if allowance is None else dict(allowance),
-        "grants": [dict(grant) for grant in grants],
+        "grants": [dict(grant) for grant in grants[:shown_max]],
+        "grants_next": grants[shown_max - 1]["grant_id"] if len(grants) > shown_max else None,
         "entries": [dict(entry) for entry in entries],
     }
 

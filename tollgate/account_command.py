@@ -44,6 +44,9 @@ def show(
     entries: Annotated[
         int, typer.Option(min=0, max=1_000, help="How many of the newest ledger entries.")
     ] = 10,
+    grants_after: Annotated[
+        int | None, typer.Option(min=1, help="Only grants that are burned after this one.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show balance, grants in the order they are burned, and the newest ledger entries."""
@@ -56,7 +59,9 @@ def show(
 
     async def read() -> dict[str, Any]:
         async with postgres(settings, "account", unlimited=True) as connection:
-            return await read_account(connection, account, entries_max=entries)
+            return await read_account(
+                connection, account, entries_max=entries, grants_after=grants_after
+            )
 
     found = _with_limits(asyncio.run(read()), settings)
     if as_json:

@@ -133,6 +133,11 @@ def print_account(account: dict[str, Any]) -> None:
             [_grant_row(grant) for grant in account["grants"]],
             title="Grants, in the order they are burned",
         )
+    if account["grants_next"] is not None:
+        more = f"tollgate account show {account['account_id']} --grants-after"
+        say(
+            f"{len(account['grants']):,} grants are shown: {more} {account['grants_next']} goes on."
+        )
     if account["entries"]:
         print_table(
             ("time (UTC)", "type", "credits", "balance", "reference", "detail"),

@@ -148,6 +148,23 @@ async def test_grants_are_shown_in_the_order_they_are_burned(
     assert [entry["detail"] for entry in account["entries"]] == ["fifth", "second"]
 
 
+async def test_more_grants_than_are_shown_are_told_of_and_can_be_seen(
+    connection: asyncpg.Connection, environment: dict[str, str]
+) -> None:
+    await put(connection, overdraft_micro=0)
+    await connection.execute(
+        "INSERT INTO credit_grant (account_id, source, granted_by, priority, amount_micro,"
+        " remaining_micro) SELECT 'acme', 'grant', 'tests', n, 1, 1"
+        " FROM generate_series(1, 1001) AS n"
+    )
+    shown = await run_tollgate(environment, "account", "show", "acme")
+    assert "1,000 grants are shown: tollgate account show acme --grants-after 1000 goes on." in (
+        shown.stdout.splitlines()
+    )
+    rest = await report(environment, "account", "show", "acme", "--grants-after", "1000")
+    assert ([grant["priority"] for grant in rest["grants"]], rest["grants_next"]) == ([1_001], None)
+
+
 async def test_an_account_by_command(environment: dict[str, str]) -> None:
     made = await report(environment, "account", "create", "acme", "--tier", "pro")
     assert made["balance_micro"] == 1_000 * CREDIT

@@ -6,7 +6,6 @@ the account is what the oracle says, and every invariant of the ledger holds.
 """
 
 import asyncio
-import json
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -14,26 +13,23 @@ from typing import Any
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from adapters.accounts import GrantRequest, Source, create_account, give
 from adapters.adjustments import Adjustment, adjust
 from adapters.coupons import NewCoupon, Redeemed, create_coupon, redeem, top_up
 from adapters.expiry import expire
-from adapters.gate import Gate, HoldRequest
+from adapters.gate import HoldRequest
 from adapters.gate_account import Spending
 from adapters.gate_outcomes import Closed, Deducted, Denied, Held
-from adapters.gate_prices import PriceSource
 from adapters.idempotency import Key
-from adapters.overtaken import replace
 from adapters.price_store import publish
-from adapters.reconcile import reconcile
 from adapters.refresh import RefreshRun, refresh_due
 from adapters.settings import Settings
 from core.coupons import CouponKind
 from core.holds import HoldState, Limits
 from core.refresh import Terms
-from tests.batches import Desk, desk, usage
+from tests.batches import desk, usage
 from tests.corrected import wrong
 from tests.credits_oracle import (
     ACCOUNT_USES_MAX,
@@ -46,9 +42,9 @@ from tests.credits_oracle import (
     Oracle,
 )
 from tests.gates import gate
+from tests.left_sessions import EVENT_MICRO, LeftSessions, numbers, which
 from tests.planted_ledger import connect, run_sql
 
-EVENT_MICRO = 2_000
 START_MICRO = 15_000  # so that most steps find something to move
 TERMS = Terms({"free": ALLOWANCE_MICRO}, ROLLOVER_MAX_MICRO)
 OFTEN = hypothesis_settings(
@@ -57,18 +53,12 @@ OFTEN = hypothesis_settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-which = st.integers(0, 1)
 amounts = st.integers(1, 9_000) | st.sampled_from([2_000, 4_000])
-numbers = st.integers(0, 99)
 
 
-class Credits(RuleBasedStateMachine):
+class Credits(LeftSessions):
     """Two accounts that share coupons, a gate, a rater and the scheduler's jobs."""
 
-    runner: asyncio.Runner
-    bench: Desk
-    the_gate: Gate
-    prices = PriceSource()
     examples = count()
     offsets = count()
 
@@ -237,50 +227,6 @@ class Credits(RuleBasedStateMachine):
     @rule(number=numbers)
     def charge_again(self, number: int) -> None:
         self._apply([self.charged[number % len(self.charged)]], charged=0)
-
-    @precondition(_some_open)
-    @rule(number=numbers, quantity=st.integers(0, 3))
-    def abandon(self, number: int, quantity: int) -> None:
-        """A session that reported usage and was left alone; what is marked by then is replaced."""
-        name, told, hold = self._open_hold(number)
-        data = {"action": "once", "quantity": quantity, "provider": "", "model": "", "tokens": {}}
-        self.runner.run(self._leave(name, hold, json.dumps(data)))
-        told.abandon(hold, quantity * EVENT_MICRO)
-        self.reconcile()
-
-    async def _leave(self, name: str, hold: str, report: str) -> None:
-        assert isinstance(await self.the_gate.extend(name, hold, 0, usage=report), Held)
-        await self.bench.connection.execute(
-            "UPDATE credit_hold SET touched_at = now() - interval '1 hour', expires_at = now()"
-            " WHERE hold_id = $1",
-            hold,
-        )
-
-    @precondition(lambda self: any(told.reports for told in self.told.values()))
-    @rule(number=numbers, quantity=st.integers(0, 3))
-    def late_event(self, number: int, quantity: int) -> None:
-        """The app of a session that was charged for its report sends the event all the same."""
-        every = [(name, hold) for name, told in self.told.items() for hold in told.reports]
-        name, hold = every[number % len(every)]
-        data = {"action": "once", "quantity": quantity, "model": "", "provider": ""}
-        self.told[name].spend(quantity * EVENT_MICRO)
-        self.told[name].overtaken.add(hold)
-        values = [usage(f"e{next(self.names)}", name, tokens={}, hold_id=hold, **data)]
-        self._apply(values, charged=1)
-        self.charged += values
-
-    @rule()
-    def reconcile(self) -> None:
-        async def run() -> None:
-            async for _ in reconcile(self.bench.connection, 0, 300, self.prices):
-                pass
-            async for _ in replace(self.bench.connection, 0):
-                pass
-
-        self.runner.run(run())
-        for told in self.told.values():
-            told.reconcile()
-        self.check()
 
     def _apply(self, values: list[dict[str, Any]], *, charged: int) -> None:
         first = next(self.offsets)

@@ -28,6 +28,10 @@ REPORTED_MICRO = 7_500
 EVENT_MICRO = 3_750  # 1,000 tokens; the report says 2,000
 
 
+_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 _A_MONTH_AGO = (
     "UPDATE credit_hold SET closed_at = date_trunc('month', now()) - interval '2 days'",
     "UPDATE credit_transaction SET created_at = date_trunc('month', now()) - interval '2 days'",
@@ -274,9 +278,24 @@ async def test_killed_in_the_middle_it_goes_on(bench: Desk) -> None:
     assert figures == "1000"
 
 
+async def test_it_locks_the_account_before_the_hold(bench: Desk) -> None:
+    """As the rater does, or the two wait for each other."""
+    await account(bench.connection, "acct", CREDIT)
+    await sessions(bench, "job")
+    await settled(bench)
+    await bench.apply(event("e1", "job"))
+    async with _connected(bench.settings) as rival:
+        async with rival.transaction():
+            await rival.execute("SELECT FROM account FOR NO KEY UPDATE")
+            running = asyncio.create_task(replaced(bench.connection))
+            await _waits_for_a_lock(bench)
+            await rival.execute("SELECT FROM credit_hold FOR NO KEY UPDATE NOWAIT")
+        assert await running == (1, REPORTED_MICRO)
+
+
 async def _waits_for_a_lock(bench: Desk) -> None:
     async with asyncio.timeout(10), _connected(bench.settings) as watcher:
-        while not await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        while not await watcher.fetchval(_WAITING):
             await asyncio.sleep(0.02)
 
 

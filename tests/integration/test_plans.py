@@ -199,7 +199,8 @@ def _cases() -> Iterator[Case]:
     entries = {"charge_history": ACCOUNT, "credit_transaction_of_account": ACCOUNT}
     yield _case("accounts.read_last_entries", ("account 7", 20), **entries)
     yield from _history_pages()
-    yield _case("accounts.read_grants", ("account 7", 20), credit_grant_burn_order=ACCOUNT)
+    grants = "account 7", None, 20
+    yield _case("account_view.grants_page", grants, credit_grant_burn_order=ACCOUNT)
 
 
 def _history_pages() -> Iterator[Case]:

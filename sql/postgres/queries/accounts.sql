@@ -20,16 +20,6 @@ SELECT due_at, refreshed_at, paused, preferred_day, custom_micro
 FROM allowance
 WHERE account_id = $1
 
--- name: read_grants
--- What can still be drawn, in the order in which it is: priority, earliest expiry, oldest, id.
--- $1 account, $2 at most so many.
-SELECT grant_id, source, granted_by, notes, priority, amount_micro, remaining_micro, expires_at,
-       created_at, coalesce(expires_at <= now(), false) AS expired
-FROM credit_grant
-WHERE account_id = $1 AND NOT spent
-ORDER BY priority, expires_at, created_at, grant_id
-LIMIT $2
-
 -- name: read_last_entries
 -- The newest ledger entries of an account, charges and transactions together, newest first.
 -- $1 account, $2 at most so many.
