@@ -54,6 +54,7 @@ class GrantRequest:
     expires_at: datetime | None = None
     reason: str = ""
     key: str | None = None
+    metadata: str = ""
 
     def __post_init__(self) -> None:
         check_account_id(self.account_id)
@@ -227,6 +228,7 @@ async def post(connection: Connection, request: GrantRequest, overdraft_micro: i
         request.actor,
         request.reason,
         request.key,
+        request.metadata,
     )
     return Granted(
         grant_id,

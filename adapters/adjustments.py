@@ -23,6 +23,7 @@ class Adjustment:
     actor: str
     reason: str
     request_id: str = ""
+    metadata: str = ""
 
     def __post_init__(self) -> None:
         check_account_id(self.account_id)
@@ -47,9 +48,33 @@ class Adjusted:
 async def adjust(connection: Connection, adjustment: Adjustment) -> Adjusted | None:
     """Books it with its audit row, in the caller's transaction; None: there is no such account.
 
+    Not idempotent by itself.
+    """
+    adjusted = await book(connection, adjustment)
+    if adjusted is None:
+        return None
+    after = {"balance_micro": adjusted.balance_micro, "transaction_id": adjusted.transaction_id}
+    await note(
+        connection,
+        Act(
+            actor=adjustment.actor,
+            action="adjust",
+            subject=adjustment.account_id,
+            before={"balance_micro": adjusted.balance_before_micro},
+            after=after,
+            reason=adjustment.reason,
+            request_id=adjustment.request_id,
+        ),
+    )
+    return adjusted
+
+
+async def book(connection: Connection, adjustment: Adjustment) -> Adjusted | None:
+    """Books it in the caller's transaction, who notes the act; None: there is no such account.
+
     Giving is a grant that repays overdraft first. Taking burns grants down in their order, and
     what is not there becomes overdraft: an admin takes back what was wrongly given, even when it
-    is spent. Not idempotent by itself.
+    is spent.
     """
     account = await connection.fetchrow(ACCOUNTS.lock_account, adjustment.account_id)
     if account is None:
@@ -62,31 +87,19 @@ async def adjust(connection: Connection, adjustment: Adjustment) -> Adjusted | N
             adjustment.actor,
             source=Source.ADJUSTMENT,
             reason=adjustment.reason,
+            metadata=adjustment.metadata,
         )
         transaction_id = (
             await post(connection, request, account["overdraft_micro"])
         ).transaction_id
     else:
         transaction_id = await _take(connection, adjustment)
-    adjusted = Adjusted(
+    return Adjusted(
         transaction_id,
         adjustment.amount_micro,
         before_micro,
         before_micro + adjustment.amount_micro,
     )
-    await note(
-        connection,
-        Act(
-            actor=adjustment.actor,
-            action="adjust",
-            subject=adjustment.account_id,
-            before={"balance_micro": before_micro},
-            after={"balance_micro": adjusted.balance_micro, "transaction_id": transaction_id},
-            reason=adjustment.reason,
-            request_id=adjustment.request_id,
-        ),
-    )
-    return adjusted
 
 
 async def _take(connection: Connection, adjustment: Adjustment) -> int:
@@ -104,6 +117,6 @@ async def _take(connection: Connection, adjustment: Adjustment) -> int:
         None,
         adjustment.actor,
         adjustment.reason,
-        "",
+        adjustment.metadata,
     )
     return transaction_id

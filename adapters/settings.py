@@ -96,6 +96,17 @@ class Settings(BaseSettings):
         300.0, ge=0, description="the warehouse audits all stores so often; 0: never"
     )
 
+    dual_control_credits_micro: int = Field(
+        0,
+        ge=0,
+        le=10**15,
+        description="above it, in micro-credits, what an admin gives or takes waits for another"
+        " admin; 0: nothing does",
+    )
+    dual_control_days: int = Field(
+        7, ge=1, le=90, description="a proposal that nobody decides on is over after it"
+    )
+
     minimum_credits_micro: int = Field(
         10_000_000, ge=0, le=10**15, description="balance to start paid work, in micro-credits"
     )

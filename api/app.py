@@ -37,6 +37,7 @@ from api.routes import (
     health,
     ingest,
     me,
+    proposals,
     provider_keys,
     purchases,
     refreshes,
@@ -48,7 +49,7 @@ from api.tokens import SYMMETRIC, TokenAuthenticator
 SECRET_BYTES_MIN = 32
 ROUTES = (
     *(gate, sessions, me, accounts, purchases, provider_keys, ingest),
-    *(admin, coupons, refreshes, health, compat, compat_camel, compat_refresh),
+    *(admin, proposals, coupons, refreshes, health, compat, compat_camel, compat_refresh),
 )
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemDocument, "description": text}

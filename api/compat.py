@@ -10,8 +10,10 @@ from fastapi.routing import APIRoute
 
 from adapters.account_view import read_profile
 from adapters.accounts import Granted, GrantRequest
-from adapters.admin_acts import Admin, Terms, allocate, open_account
+from adapters.admin_acts import Admin, Terms, open_account
+from adapters.dual_control import give_or_propose, policy_of
 from adapters.postgres import Connection
+from adapters.proposals import Proposal
 from adapters.settings import Settings
 from api.callers import Caller, reachable
 from api.problems import Kind, Problem, invalid
@@ -48,8 +50,9 @@ def whose(caller: Caller, named: str | None) -> str:
 
 async def allocate_to_anyone(
     connection: Connection, request: GrantRequest, settings: Settings, caller: Caller, admin: Admin
-) -> Granted:
-    """Gives a grant; an account that is not there yet is created first, with its welcome credits.
+) -> Granted | Proposal:
+    """Gives a grant, or proposes it when it is too large for one admin; an account that is not
+    there yet is created first, with its welcome credits.
 
     In the caller's transaction. Two at once that create it: one fails with 409, a repeat succeeds.
     """
@@ -57,4 +60,4 @@ async def allocate_to_anyone(
         welcome = welcome_of(settings, request.account_id, caller)
         terms = Terms(settings.default_tier, settings.default_demo)
         await open_account(connection, request.account_id, terms, welcome, admin)
-    return await allocate(connection, request, admin)
+    return await give_or_propose(connection, request, admin, policy_of(settings))

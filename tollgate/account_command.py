@@ -188,18 +188,23 @@ def adjust(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Give or take credits, with a reason; what is taken beyond the balance becomes overdraft."""
+    """Give or take credits, with a reason; what is taken beyond the balance becomes overdraft.
+
+    Above the limit of dual control it is a proposal, which waits for another admin.
+    """
     import json
     from dataclasses import asdict
 
     from adapters.accounts import unknown_account
     from adapters.adjustments import Adjusted, Adjustment
-    from adapters.adjustments import adjust as book_adjustment
     from adapters.command_keys import once_by_command
+    from adapters.dual_control import adjust_or_propose, policy_of
+    from adapters.proposals import Proposal
     from adapters.reach import postgres
     from adapters.settings import load_settings
     from tollgate.arguments import actor, parse_credits
     from tollgate.output import credits_text, print_json, say
+    from tollgate.proposed import tell_known
 
     sign = -1 if amount.startswith("-") else 1
     amount_micro = sign * parse_credits(amount.removeprefix("-"))
@@ -207,18 +212,25 @@ def adjust(
     asked = (account, amount_micro, reason)
 
     async def book() -> "Reply":
-        async with postgres(load_settings(), "account") as connection:
+        settings = load_settings()
+        async with postgres(settings, "account") as connection:
 
             async def work() -> str:
-                done = await book_adjustment(connection, adjustment)
+                done = await adjust_or_propose(connection, adjustment, policy_of(settings))
                 if done is None:
                     raise unknown_account(account)
+                if isinstance(done, Proposal):
+                    return json.dumps({"proposal_id": done.proposal_id})
                 return json.dumps(asdict(done))
 
             return await once_by_command(connection, key, "account adjust", asked, work)
 
     reply = asyncio.run(book())
-    adjusted = Adjusted(**json.loads(reply.text))
+    answer = json.loads(reply.text)
+    if "proposal_id" in answer:
+        tell_known(answer["proposal_id"], as_json=as_json)
+        return
+    adjusted = Adjusted(**answer)
     if as_json:
         print_json(asdict(adjusted) | {"repeated": reply.repeated})
         return

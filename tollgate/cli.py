@@ -31,6 +31,7 @@ COMMANDS = (
     "tollgate.account_command",
     "tollgate.grant_command",
     "tollgate.coupon_command",
+    "tollgate.proposal_command",
     "tollgate.hold_command",
     "tollgate.audit_log_command",
     "tollgate.api_key_command",

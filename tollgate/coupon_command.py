@@ -52,14 +52,20 @@ def create(
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Make a coupon: an amount of credits, or a percentage of a purchase."""
+    """Make a coupon: an amount of credits, or a percentage of a purchase.
+
+    What can give more than the limit of dual control is a proposal, which waits for another admin.
+    """
     from dataclasses import asdict
 
-    from adapters.admin_acts import Admin, make_coupon
+    from adapters.admin_acts import Admin
     from adapters.coupons import NewCoupon
+    from adapters.dual_control import make_coupon_or_propose, policy_of
+    from adapters.settings import load_settings
     from core.coupons import CouponKind
     from tollgate.arguments import actor, parse_credits, parse_time
     from tollgate.output import print_json, say
+    from tollgate.proposed import tell_proposal
 
     if (credits_ is None) == (percent is None):
         raise typer.BadParameter("either --credits or --percent")
@@ -74,8 +80,11 @@ def create(
         grant_days=days,
         expires_at=parse_time(expires) if expires else None,
     )
-    _in_transaction(lambda c: make_coupon(c, coupon, Admin(coupon.actor, reason)))
-    if as_json:
+    admin, policy = Admin(coupon.actor, reason), policy_of(load_settings())
+    proposal = _in_transaction(lambda c: make_coupon_or_propose(c, coupon, admin, policy))
+    if proposal is not None:
+        tell_proposal(proposal, as_json=as_json)
+    elif as_json:
         print_json(asdict(coupon))
     else:
         say(f"coupon {code}: {_worth(asdict(coupon))}, {_limits(coupon)}")

@@ -1,9 +1,13 @@
 """`tollgate grant`: credits for an account, booked once."""
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from adapters.accounts import Granted
+    from adapters.proposals import Proposal
 
 
 def register(app: typer.Typer) -> None:
@@ -27,15 +31,18 @@ def grant(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
 ) -> None:
-    """Give credits to an account; what it owes as overdraft is repaid first."""
-    from dataclasses import asdict
+    """Give credits to an account; what it owes as overdraft is repaid first.
 
-    from adapters.accounts import Granted, GrantRequest
-    from adapters.admin_acts import Admin, allocate
+    Above the limit of dual control it is a proposal, which waits for another admin.
+    """
+    from adapters.accounts import GrantRequest
+    from adapters.admin_acts import Admin
+    from adapters.dual_control import give_or_propose, policy_of
+    from adapters.proposals import Proposal
     from adapters.reach import postgres
     from adapters.settings import load_settings
     from tollgate.arguments import actor, parse_credits, parse_time
-    from tollgate.output import credits_text, print_json, say
+    from tollgate.proposed import tell_proposal
 
     request = GrantRequest(
         account_id=account,
@@ -47,11 +54,27 @@ def grant(
         key=key,
     )
 
-    async def book() -> Granted:
-        async with postgres(load_settings(), "grant") as connection, connection.transaction():
-            return await allocate(connection, request, Admin(request.actor, reason))
+    async def book() -> "Granted | Proposal":
+        settings = load_settings()
+        admin, policy = Admin(request.actor, reason), policy_of(settings)
+        async with (
+            postgres(settings, "grant") as connection,
+            connection.transaction(isolation="read_committed"),
+        ):
+            return await give_or_propose(connection, request, admin, policy)
 
-    granted = asyncio.run(book())
+    done = asyncio.run(book())
+    if isinstance(done, Proposal):
+        tell_proposal(done, as_json=as_json)
+    else:
+        _tell(done, as_json=as_json)
+
+
+def _tell(granted: "Granted", *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from tollgate.output import credits_text, print_json, say
+
     if as_json:
         print_json(asdict(granted))
         return

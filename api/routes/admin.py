@@ -9,12 +9,14 @@ from pydantic import BaseModel, Field
 
 from adapters.account_view import Row, read_figures, read_profile
 from adapters.accounts import GrantRequest, Source
-from adapters.adjustments import Adjustment, adjust
-from adapters.admin_acts import Admin, Terms, allocate, open_account, set_terms
+from adapters.adjustments import Adjustment
+from adapters.admin_acts import Admin, Terms, open_account, set_terms
 from adapters.audit_log import list_acts
+from adapters.dual_control import adjust_or_propose, give_or_propose
 from adapters.failures import Failure
 from adapters.idempotency import Key
 from adapters.postgres import Connection
+from adapters.proposals import Proposal, count_pending
 from adapters.settings import Settings
 from api.amounts import (
     Credits,
@@ -29,6 +31,7 @@ from api.database import UsedDatabase
 from api.fields import AccountName, GivenReason, Instant, Limit, Reason, Tier
 from api.keys import IdempotencyKey
 from api.problems import Kind, Problem, not_found
+from api.proposed import PROPOSED, ProposalView, UsedPolicy, change_or_propose, proposal_view
 from api.routes.purchases import GrantAnswer, grant_answer, in_future
 from api.usage import Strict
 
@@ -133,6 +136,7 @@ class StatisticsAnswer(BaseModel):
     oldest_open_hold_touched_at: datetime | None
     usable_coupons: int
     coupon_redemptions: int
+    pending_proposals: int = Field(description="large gifts that wait for a second admin")
 
 
 @router.post("/accounts", status_code=201, response_model=TermsAnswer)
@@ -180,15 +184,21 @@ async def change(
     return await database.change(key, account_id, work)
 
 
-@router.post("/accounts/{account_id}/grants", status_code=201, response_model=GrantAnswer)
+@router.post(
+    "/accounts/{account_id}/grants",
+    status_code=201,
+    response_model=GrantAnswer,
+    responses=PROPOSED,
+)
 async def grant(
     caller: AdminCaller,
     account_id: AccountId,
     database: UsedDatabase,
+    policy: UsedPolicy,
     key: IdempotencyKey,
     body: GrantBody,
 ) -> Response:
-    """Gives credits; overdraft is repaid first."""
+    """Gives credits; overdraft is repaid first. 202: it waits for another admin."""
     request = GrantRequest(
         account_id,
         to_micro(body.credits),
@@ -198,29 +208,41 @@ async def grant(
         reason=body.reason,
     )
 
-    async def work(connection: Connection) -> GrantAnswer:
+    async def work(connection: Connection) -> GrantAnswer | ProposalView:
         await require_account(connection, account_id)
         admin = admin_of(caller, key, body.reason)
-        return grant_answer(await allocate(connection, request, admin))
+        done = await give_or_propose(connection, request, admin, policy)
+        return proposal_view(done) if isinstance(done, Proposal) else grant_answer(done)
 
-    return await database.change(key, account_id, work, status=201)
+    return await change_or_propose(database, key, account_id, work)
 
 
-@router.post("/accounts/{account_id}/adjustments", status_code=201, response_model=AdjustmentAnswer)
+@router.post(
+    "/accounts/{account_id}/adjustments",
+    status_code=201,
+    response_model=AdjustmentAnswer,
+    responses=PROPOSED,
+)
 async def adjust_account(
     caller: AdminCaller,
     account_id: AccountId,
     database: UsedDatabase,
+    policy: UsedPolicy,
     key: IdempotencyKey,
     body: AdjustmentBody,
 ) -> Response:
-    """Gives or takes credits with a reason; what is taken and not there becomes overdraft."""
+    """Gives or takes credits with a reason; what is taken and not there becomes overdraft.
+
+    202: it waits for another admin.
+    """
     adjustment = adjustment_of(caller, key, account_id, to_micro(body.credits), body.reason)
 
-    async def work(connection: Connection) -> AdjustmentAnswer:
-        adjusted = await adjust(connection, adjustment)
+    async def work(connection: Connection) -> AdjustmentAnswer | ProposalView:
+        adjusted = await adjust_or_propose(connection, adjustment, policy)
         if adjusted is None:
             raise not_found()
+        if isinstance(adjusted, Proposal):
+            return proposal_view(adjusted)
         return AdjustmentAnswer(
             transaction_id=adjusted.transaction_id,
             credits=adjusted.amount_micro,
@@ -228,7 +250,7 @@ async def adjust_account(
             balance=adjusted.balance_micro,
         )
 
-    return await database.change(key, account_id, work, status=201)
+    return await change_or_propose(database, key, account_id, work)
 
 
 @router.get("/audit-log")
@@ -260,6 +282,7 @@ async def audit_log(
 async def statistics(_: AdminCaller, database: UsedDatabase) -> StatisticsAnswer:
     """Accounts by tier with balances, holds and this month's spend. Reads every account once."""
     found = await database.read(read_figures)
+    pending = await database.read(count_pending)
     return StatisticsAnswer(
         tiers=[_tier(row) for row in found["tiers"]],
         open_holds=found["open_holds"],
@@ -267,6 +290,7 @@ async def statistics(_: AdminCaller, database: UsedDatabase) -> StatisticsAnswer
         oldest_open_hold_touched_at=found["oldest_touched_at"],
         usable_coupons=found["usable_coupons"],
         coupon_redemptions=found["redemptions"],
+        pending_proposals=pending,
     )
 
 

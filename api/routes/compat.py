@@ -14,12 +14,13 @@ from pydantic import BaseModel, Field
 
 from adapters.account_view import Profile, read_profile
 from adapters.accounts import GrantRequest
-from adapters.adjustments import adjust
+from adapters.dual_control import adjust_or_propose
 from adapters.gate import Gate
 from adapters.gate_account import Spending
 from adapters.gate_outcomes import Denied
 from adapters.history import Filters
 from adapters.postgres import Connection
+from adapters.proposals import Proposal
 from api.amounts import (
     Credits,
     NumberCredits,
@@ -34,6 +35,7 @@ from api.database import UsedDatabase
 from api.fields import AccountName, GivenReason, Limit, Reason
 from api.keys import IdempotencyKey
 from api.problems import not_found
+from api.proposed import PROPOSED, ProposalView, UsedPolicy, change_or_propose, proposal_view
 from api.routes.accounts import EntryView, history_page, known_profile
 from api.routes.admin import adjustment_of, admin_of
 from api.routes.gate import Metadata, refused
@@ -228,7 +230,12 @@ async def deduct(
     )
 
 
-@router.post("/api/v1/admin/credits/allocate", tags=ADMIN, response_model=ChangedAnswer)
+@router.post(
+    "/api/v1/admin/credits/allocate",
+    tags=ADMIN,
+    response_model=ChangedAnswer,
+    responses=PROPOSED,
+)
 async def allocate_credits(
     request: Request,
     caller: AdminCaller,
@@ -240,31 +247,41 @@ async def allocate_credits(
     wanted = GrantRequest(body.user_id, to_micro(body.amount), caller.subject, reason=body.reason)
     admin, settings = admin_of(caller, key, body.reason), request.app.state.settings
 
-    async def work(connection: Connection) -> ChangedAnswer:
+    async def work(connection: Connection) -> ChangedAnswer | ProposalView:
         granted = await allocate_to_anyone(connection, wanted, settings, caller, admin)
+        if isinstance(granted, Proposal):
+            return proposal_view(granted)
         return ChangedAnswer(
             new_balance=granted.balance_after_micro, transaction_id=str(granted.transaction_id)
         )
 
-    return await database.change(key, body.user_id, work)
+    return await change_or_propose(database, key, body.user_id, work, 200)
 
 
-@router.post("/api/admin/credits/adjust", tags=ADMIN, response_model=ChangedAnswer)
+@router.post(
+    "/api/admin/credits/adjust", tags=ADMIN, response_model=ChangedAnswer, responses=PROPOSED
+)
 async def adjust_credits(
-    caller: AdminCaller, database: UsedDatabase, key: IdempotencyKey, body: AdjustBody
+    caller: AdminCaller,
+    database: UsedDatabase,
+    policy: UsedPolicy,
+    key: IdempotencyKey,
+    body: AdjustBody,
 ) -> Response:
     """As /api/v1/admin/accounts/{account_id}/adjustments."""
     wanted = adjustment_of(caller, key, body.user_id, to_micro(body.amount), body.reason)
 
-    async def work(connection: Connection) -> ChangedAnswer:
-        adjusted = await adjust(connection, wanted)
+    async def work(connection: Connection) -> ChangedAnswer | ProposalView:
+        adjusted = await adjust_or_propose(connection, wanted, policy)
         if adjusted is None:
             raise not_found()
+        if isinstance(adjusted, Proposal):
+            return proposal_view(adjusted)
         return ChangedAnswer(
             new_balance=adjusted.balance_micro, transaction_id=str(adjusted.transaction_id)
         )
 
-    return await database.change(key, body.user_id, work)
+    return await change_or_propose(database, key, body.user_id, work, 200)
 
 
 def _transaction(entry: EntryView) -> TransactionView:

@@ -15,6 +15,7 @@ from adapters.account_view import Row, list_grants
 from adapters.accounts import Granted, GrantRequest
 from adapters.gate import Gate
 from adapters.postgres import Connection
+from adapters.proposals import Proposal
 from api.amounts import Credits, NumberCredits, to_micro
 from api.callers import AdminCaller, AnyCaller
 from api.compat import BadRequestRoute, allocate_to_anyone, whose
@@ -22,6 +23,7 @@ from api.database import UsedDatabase
 from api.fields import AccountName, Reason
 from api.keys import IdempotencyKey
 from api.problems import ProblemDocument
+from api.proposed import PROPOSED, ProposalView, change_or_propose, proposal_view
 from api.routes.accounts import known_profile
 from api.routes.admin import admin_of
 from api.routes.gate import CheckRequest
@@ -112,7 +114,13 @@ async def camel_check(
     return CamelCheckAnswer(sufficient=answer.sufficient, message=message)
 
 
-@router.post("/allocate", status_code=201, tags=["admin", "compatible"], response_model=Allocation)
+@router.post(
+    "/allocate",
+    status_code=201,
+    tags=["admin", "compatible"],
+    response_model=Allocation,
+    responses=PROPOSED,
+)
 async def camel_allocate(
     request: Request,
     caller: AdminCaller,
@@ -132,11 +140,13 @@ async def camel_allocate(
     )
     admin, settings = admin_of(caller, key, body.notes), request.app.state.settings
 
-    async def work(connection: Connection) -> Allocation:
+    async def work(connection: Connection) -> Allocation | ProposalView:
         granted = await allocate_to_anyone(connection, wanted, settings, caller, admin)
+        if isinstance(granted, Proposal):
+            return proposal_view(granted)
         return _allocated(wanted, granted, now)
 
-    return await database.change(key, body.user_id, work, status=201)
+    return await change_or_propose(database, key, body.user_id, work)
 
 
 def _allocation(account: str, row: Row) -> Allocation:

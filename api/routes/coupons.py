@@ -8,8 +8,9 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, Field, model_validator
 
-from adapters.admin_acts import make_coupon, withdraw_coupon
+from adapters.admin_acts import withdraw_coupon
 from adapters.coupons import NewCoupon, list_coupons
+from adapters.dual_control import make_coupon_or_propose
 from adapters.failures import Failure
 from adapters.postgres import Connection
 from api.amounts import Credits, OptionalShownCredits, to_micro
@@ -18,6 +19,7 @@ from api.database import UsedDatabase
 from api.fields import CODE_PATTERN, Code, Instant, Limit, Reason
 from api.keys import IdempotencyKey
 from api.problems import not_found
+from api.proposed import PROPOSED, ProposalView, UsedPolicy, change_or_propose, proposal_view
 from api.routes.accounts import PageCursor, cursor_of
 from api.routes.admin import admin_of
 from api.routes.purchases import in_future
@@ -80,11 +82,15 @@ class CouponAnswer(BaseModel):
     usable: bool
 
 
-@router.post("", status_code=201, response_model=CouponAnswer)
+@router.post("", status_code=201, response_model=CouponAnswer, responses=PROPOSED)
 async def create(
-    caller: AdminCaller, database: UsedDatabase, key: IdempotencyKey, body: CouponBody
+    caller: AdminCaller,
+    database: UsedDatabase,
+    policy: UsedPolicy,
+    key: IdempotencyKey,
+    body: CouponBody,
 ) -> Response:
-    """Makes a coupon; 409 when the code is taken."""
+    """Makes a coupon; 409 when the code is taken. 202: it waits for another admin."""
     coupon = NewCoupon(
         body.code,
         CouponKind.PERCENTAGE if body.credits is None else CouponKind.FIXED,
@@ -97,11 +103,14 @@ async def create(
         expires_at=in_future(body.expires_at),
     )
 
-    async def work(connection: Connection) -> CouponAnswer:
-        await make_coupon(connection, coupon, admin_of(caller, key, body.reason))
+    async def work(connection: Connection) -> CouponAnswer | ProposalView:
+        admin = admin_of(caller, key, body.reason)
+        proposal = await make_coupon_or_propose(connection, coupon, admin, policy)
+        if proposal is not None:
+            return proposal_view(proposal)
         return CouponAnswer(code=body.code, usable=True)
 
-    return await database.change(key, None, work, status=201)
+    return await change_or_propose(database, key, None, work)
 
 
 @router.get("")

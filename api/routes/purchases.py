@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from adapters.accounts import Granted, GrantRequest, Source
 from adapters.coupons import Redeemed, redeem, top_up
+from adapters.dual_control import needs_two
 from adapters.postgres import Connection
 from api.amounts import Credits, ShownCredits, to_micro
 from api.callers import AnyCaller, Caller, ReachableAccount, Role
@@ -16,6 +17,7 @@ from api.database import UsedDatabase
 from api.fields import Code, Instant, Reason
 from api.keys import IdempotencyKey
 from api.problems import Kind, Problem, not_found
+from api.proposed import UsedPolicy
 from api.usage import Strict
 from core.coupons import CouponRefusal
 
@@ -88,10 +90,14 @@ async def buy(
     caller: SellingCaller,
     account: ReachableAccount,
     database: UsedDatabase,
+    policy: UsedPolicy,
     key: IdempotencyKey,
     body: TopUpBody,
 ) -> Response:
-    """Books bought credits, overdraft repaid first; with a coupon that does not hold, nothing."""
+    """Books bought credits, overdraft repaid first; with a coupon that does not hold, nothing.
+
+    403 for an admin above the limit of dual control: a grant can be proposed.
+    """
     request = GrantRequest(
         account,
         to_micro(body.credits),
@@ -102,6 +108,10 @@ async def buy(
     )
 
     async def work(connection: Connection) -> TopUpAnswer:
+        if caller.role is Role.ADMIN and await needs_two(
+            connection, account, request.amount_micro, caller.subject, policy
+        ):
+            raise Problem(403, Kind.FORBIDDEN, "So much is sold by a service, or given by a grant")
         found = await top_up(connection, request, body.coupon)
         if not isinstance(found, tuple):
             raise _refused(found)

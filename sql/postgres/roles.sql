@@ -116,10 +116,10 @@ GRANT UPDATE (error, figures, finished_at, job_key, state) ON job_run TO tollgat
 
 -- The gate and everything of apps, users and admins. No position, no charge, no price.
 GRANT SELECT ON account, allowance, api_key, audit_log, charge, coupon, coupon_redemption, credit_grant,
-    credit_hold, credit_transaction, grant_draw, idempotency_key, job_run, price_version, provider_key,
+    credit_hold, credit_proposal, credit_transaction, grant_draw, idempotency_key, job_run, price_version, provider_key,
     refresh, usage_counter TO tollgate_api;
 GRANT INSERT ON account, allowance, audit_log, coupon, coupon_redemption, credit_grant, credit_hold,
-    credit_transaction, grant_draw, idempotency_key, job_run, provider_key, refresh TO tollgate_api;
+    credit_proposal, credit_transaction, grant_draw, idempotency_key, job_run, provider_key, refresh TO tollgate_api;
 GRANT DELETE ON provider_key TO tollgate_api;
 GRANT UPDATE (balance_micro, demo, held_micro, monthly_cap_micro, overdraft_micro, spend_micro, spend_month,
     tier) ON account TO tollgate_api;
@@ -129,6 +129,7 @@ GRANT UPDATE (disabled_at, uses) ON coupon TO tollgate_api;
 GRANT UPDATE (remaining_micro, spent) ON credit_grant TO tollgate_api;
 GRANT UPDATE (amount_micro, charged_micro, closed_at, closed_by, expires_at, state, touched_at, usage) ON
     credit_hold TO tollgate_api;
+GRANT UPDATE (decided_at, decided_by, decision, state, transaction_id) ON credit_proposal TO tollgate_api;
 GRANT UPDATE (error, figures, finished_at, job_key, state) ON job_run TO tollgate_api;
 GRANT UPDATE (ciphertext, hint, remote_limit, remote_usage, rotated_at, synced_at) ON provider_key TO
     tollgate_api;
@@ -136,11 +137,11 @@ GRANT UPDATE (undone_at, undone_by) ON refresh TO tollgate_api;
 
 -- What a person does with `tollgate`: corrections, prices, re-rates, epochs, keys.
 GRANT SELECT ON account, allowance, api_key, audit_log, batch_outcome, charge, charge_correction, coupon,
-    coupon_redemption, credit_grant, credit_hold, credit_transaction, dead_letter, deployment, grant_draw,
-    idempotency_key, job_run, price_version, provider_key, refresh, rerate_counter, rerate_run,
-    ship_position, ship_range, stream_position, usage_counter TO tollgate_operator;
+    coupon_redemption, credit_grant, credit_hold, credit_proposal, credit_transaction, dead_letter,
+    deployment, grant_draw, idempotency_key, job_run, price_version, provider_key, refresh, rerate_counter,
+    rerate_run, ship_position, ship_range, stream_position, usage_counter TO tollgate_operator;
 GRANT INSERT ON account, allowance, api_key, audit_log, charge_correction, coupon, coupon_redemption,
-    credit_grant, credit_transaction, deployment, grant_draw, idempotency_key, job_run, price_version,
+    credit_grant, credit_proposal, credit_transaction, deployment, grant_draw, idempotency_key, job_run, price_version,
     refresh, rerate_counter, rerate_run, ship_position, ship_range, usage_counter TO tollgate_operator;
 GRANT DELETE ON deployment, idempotency_key, job_run TO tollgate_operator;
 GRANT UPDATE (balance_micro, demo, held_micro, monthly_cap_micro, overdraft_micro, spend_micro, spend_month,
@@ -151,6 +152,8 @@ GRANT UPDATE (expires_at, revoked_at) ON api_key TO tollgate_operator;
 GRANT UPDATE (disabled_at, uses) ON coupon TO tollgate_operator;
 GRANT UPDATE (remaining_micro, spent) ON credit_grant TO tollgate_operator;
 GRANT UPDATE (charged_micro, closed_at, closed_by, report, state, touched_at) ON credit_hold TO
+    tollgate_operator;
+GRANT UPDATE (decided_at, decided_by, decision, state, transaction_id) ON credit_proposal TO
     tollgate_operator;
 GRANT UPDATE (requeued_at) ON dead_letter TO tollgate_operator;
 GRANT UPDATE (value) ON deployment TO tollgate_operator;

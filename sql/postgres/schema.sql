@@ -512,6 +512,34 @@ CREATE TABLE audit_log (
 );
 CREATE INDEX audit_log_of_subject ON audit_log (subject, audit_id);
 
+-- A gift that is too large for one admin, until another one decides; terms are what its kind has beside
+-- the amount. Decided once, and never changed or deleted. Pending after expires_at, it is over.
+CREATE TABLE credit_proposal (
+    proposal_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind           text NOT NULL CHECK (kind IN ('grant', 'adjustment', 'coupon')),
+    account_id     text COLLATE "C" REFERENCES account,  -- of a coupon NULL
+    amount_micro   bigint NOT NULL CHECK (amount_micro <> 0),  -- less than 0: to take; of a coupon: one use
+    terms          jsonb NOT NULL,
+    reason         text NOT NULL,
+    key            text COLLATE "C",       -- of the grant's entry in the ledger, once it is approved
+    proposed_by    text NOT NULL,
+    request_id     text NOT NULL,
+    proposed_at    timestamptz NOT NULL DEFAULT now(),
+    expires_at     timestamptz NOT NULL,
+    state          text NOT NULL DEFAULT 'pending'
+                   CHECK (state IN ('pending', 'approved', 'rejected', 'withdrawn', 'expired')),
+    decided_by     text,                   -- never approved by who proposed
+    decided_at     timestamptz,
+    decision       text NOT NULL DEFAULT '',  -- why
+    transaction_id bigint UNIQUE,          -- what it booked
+    CHECK ((kind = 'coupon') = (account_id IS NULL)),
+    CHECK ((state = 'pending') = (decided_at IS NULL)),
+    CHECK ((decided_by IS NULL) = (decided_at IS NULL)),
+    CHECK (state <> 'approved' OR decided_by <> proposed_by),
+    CHECK ((state = 'approved' AND kind <> 'coupon') = (transaction_id IS NOT NULL))
+);
+CREATE UNIQUE INDEX credit_proposal_key ON credit_proposal (key) WHERE key IS NOT NULL;
+
 -- A hold that is plainly allowed, in one statement: the account's lock, what the decision reads under
 -- it, the hold, and the reply to its key. It knows only yes: in every other case (no such account, not
 -- enough, a cap, too many open, an id or a key that is there) it changes nothing and returns NULL, and
@@ -607,3 +635,18 @@ BEGIN
 END $$;
 CREATE TRIGGER audit_log_chained BEFORE INSERT ON audit_log
     FOR EACH ROW EXECUTE FUNCTION chain_audit_row();
+
+-- Of a proposal only the decision is added, once.
+CREATE FUNCTION decide_once() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    decided text[] := '{state,decided_by,decided_at,decision,transaction_id}';
+BEGIN
+    IF OLD.state <> 'pending' OR to_jsonb(NEW) - decided <> to_jsonb(OLD) - decided THEN
+        RAISE EXCEPTION 'a proposal is decided once and never changed';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER credit_proposal_decided_once BEFORE UPDATE ON credit_proposal
+    FOR EACH ROW EXECUTE FUNCTION decide_once();
+CREATE TRIGGER credit_proposal_append_only BEFORE DELETE OR TRUNCATE ON credit_proposal
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();

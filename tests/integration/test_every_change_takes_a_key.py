@@ -14,6 +14,9 @@ from tests.gates import CREDIT, account, assert_sound
 from tests.security.routes import Operation, operations
 
 ACME = "/api/v1/accounts/acme"
+PROPOSED = """INSERT INTO credit_proposal (kind, account_id, amount_micro, terms, reason,
+    proposed_by, request_id, expires_at) VALUES ('adjustment', 'acme', 1, '{}', 'why', 'ann', '',
+    now() + interval '1 day') RETURNING proposal_id"""
 # Routes that need no key, and why: doing them again does nothing else.
 NATURALLY_ONCE = {
     "POST /api/v1/events": "an event has an identity of its own, (subject, id)",
@@ -29,7 +32,7 @@ CHANGES = [each for each in operations() if each.method not in {"GET", "HEAD", "
 KEYED = [each for each in CHANGES if each.name not in NATURALLY_ONCE]
 STATE = (
     "account", "credit_grant", "credit_hold", "credit_transaction", "coupon", "coupon_redemption",
-    "allowance", "refresh", "provider_key", "audit_log",
+    "allowance", "refresh", "provider_key", "audit_log", "credit_proposal",
 )  # fmt: skip
 
 
@@ -63,7 +66,9 @@ def test_a_change_documents_the_key(each: Operation) -> None:
     assert "Idempotency-Key" in each.names("header")
 
 
-async def _prepare(admin: httpx2.AsyncClient, number: int, each: Operation) -> dict[str, str]:
+async def _prepare(
+    admin: httpx2.AsyncClient, connection: asyncpg.Connection, number: int, each: Operation
+) -> dict[str, str]:
     """What the path names: things of acme, of this operation alone."""
     values = {"account_id": "acme", "userId": "acme", "provider": "openrouter"}
     for kind in ("hold", "session"):
@@ -79,6 +84,8 @@ async def _prepare(admin: httpx2.AsyncClient, number: int, each: Operation) -> d
         await admin.post("/api/v1/admin/refreshes", json={"accounts": ["acme"], "reason": "r"})
         given = (await admin.get(f"{ACME}/refreshes")).json()["refreshes"]
         values["refresh_id"] = str(given[0]["refresh_id"])
+    if "proposal_id" in each.names("path"):
+        values["proposal_id"] = str(await connection.fetchval(PROPOSED))
     if each.method == "DELETE":
         await admin.put(f"{ACME}/provider-keys/openrouter", json={"key": "sk-or-v1-of-acme-only"})
     return values
@@ -114,7 +121,7 @@ async def test_the_same_key_has_one_effect_and_one_answer_on_every_route(
     coupon = {"code": "SPRING-26", "credits": 1}
     assert (await admin.post("/api/v1/admin/coupons", json=coupon)).status_code == 201
     for number, each in enumerate(KEYED):
-        address = each.address(**await _prepare(admin, number, each))
+        address = each.address(**await _prepare(admin, connection, number, each))
         request = each.request(**_changes(each))
         request["headers"] = {**request.get("headers", {}), "Idempotency-Key": f"k-{number}"}
         first = await admin.request(each.method, address, **request)

@@ -92,6 +92,25 @@ def test_a_change_takes_an_idempotency_key(route: str) -> None:
     assert "Idempotency-Key" in names
 
 
+def test_whatever_gives_credits_may_answer_with_a_proposal() -> None:
+    gives = {
+        "POST /api/v1/admin/accounts/{account_id}/grants",
+        "POST /api/v1/admin/accounts/{account_id}/adjustments",
+        "POST /api/v1/admin/coupons",
+        "POST /api/v1/admin/credits/allocate",
+        "POST /api/admin/credits/adjust",
+        "POST /api/credits/allocate",
+    }
+    schema = {"$ref": "#/components/schemas/ProposalView"}
+    found = {
+        route
+        for route, operation in ROUTES.items()
+        if "202" in operation["responses"]
+        and operation["responses"]["202"]["content"]["application/json"]["schema"] == schema
+    }
+    assert found == gives
+
+
 def test_the_document_says_which_version_answers() -> None:
     assert DOCUMENT["info"]["version"] == version("tollgate")
 

@@ -104,8 +104,8 @@ RETURNING balance_micro
 
 -- name: post_transaction
 -- $1 account, $2 type, $3 amount, $4 balance after, $5 grant, $6 actor, $7 reason, $8 idempotency
--- key or NULL. A key that was used raises unique_violation. Returns the entry's number.
+-- key or NULL, $9 metadata. A key that was used raises unique_violation. Returns the entry's number.
 INSERT INTO credit_transaction (account_id, type, amount_micro, balance_after_micro, grant_id,
-                                actor, reason, idempotency_key)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+                                actor, reason, idempotency_key, metadata)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 RETURNING transaction_id
