@@ -42,8 +42,8 @@ class LeftSessions(RuleBasedStateMachine):
     def check(self) -> None:
         raise NotImplementedError
 
-    @rule(n=which, quantity=st.integers(0, 3), late=st.lists(st.integers(0, 3), max_size=2))
-    def abandon(self, n: int, quantity: int, late: list[int]) -> None:
+    @rule(n=which, quantity=st.integers(0, 3), late=st.none() | st.integers(0, 3))
+    def abandon(self, n: int, quantity: int, late: int | None) -> None:
         """A session reports usage and is left alone; its app may send events all the same."""
         name, told = self.accounts[n], self.told[self.accounts[n]]
         before = set(told.holds)
@@ -53,9 +53,11 @@ class LeftSessions(RuleBasedStateMachine):
             report = json.dumps({**data, "provider": "", "model": ""})
             self.runner.run(self._leave(name, hold, report))
             told.abandon(hold, quantity * EVENT_MICRO)
-            self.reconcile()
-            for used in late:
-                self._late_event(name, hold, used)
+            self._reconcile()
+            if late is None:
+                self.check()
+            else:
+                self._late_event(name, hold, late)
 
     async def _leave(self, name: str, hold: str, report: str) -> None:
         assert isinstance(await self.the_gate.extend(name, hold, 0, usage=report), Held)
@@ -84,6 +86,10 @@ class LeftSessions(RuleBasedStateMachine):
 
     @rule()
     def reconcile(self) -> None:
+        self._reconcile()
+        self.check()
+
+    def _reconcile(self) -> None:
         async def run() -> None:
             async for _ in reconcile(self.bench.connection, 0, 300, self.prices):
                 pass
@@ -93,4 +99,3 @@ class LeftSessions(RuleBasedStateMachine):
         self.runner.run(run())
         for told in self.told.values():
             told.reconcile()
-        self.check()
