@@ -215,6 +215,13 @@ class Settings(BaseSettings):
         3.0, gt=0, le=30, description="wait for one answer of OpenRouter; it is asked three times"
     )
 
+    bulk_niceness: int = Field(
+        10,
+        ge=0,
+        le=19,
+        description="how far rater, warehouse and scheduler step back where the"
+        " processor is busy; 0: not at all",
+    )
     probe_host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics")
     probe_port: int = Field(0, ge=0, le=65_535, description="port of the probes; 0: none")
     log_format: Literal["auto", "json", "console"] = Field(

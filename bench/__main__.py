@@ -1,11 +1,12 @@
 """`python -m bench`: measures the whole way on this machine and writes bench/RESULTS.md."""
 
 import argparse
-import asyncio
 import json
 import sys
 import tempfile
 from pathlib import Path
+
+import uvloop
 
 from adapters.failures import Failure
 from bench.plan import Size, measure
@@ -46,7 +47,7 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="tollgate-bench-") as directory,
             open_site(Path(directory) / "stack") as site,
         ):
-            document = asyncio.run(measure(site, size))
+            document = uvloop.run(measure(site, size))
     except Failure as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 1

@@ -35,7 +35,11 @@ class Fleet:
                 self._watched[name.value] = psutil.Process(running.pid)
 
     def start(self, name: str, place: Place, *arguments: str) -> None:
-        """Starts `python -m ARGUMENTS` under a name, with a log of its own."""
+        """Starts `python -m ARGUMENTS` under a name, with a log of its own.
+
+        In a session of its own, as a service of systemd or a container is one: Linux shares the
+        processor between sessions first, so that a stage that works hard is not in another's way.
+        """
         with (self._logs / f"{name}.log").open("wb") as log:
             child = subprocess.Popen(  # noqa: S603 - our own programs
                 [sys.executable, "-m", *arguments],
@@ -43,6 +47,7 @@ class Fleet:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
         self._workers[name] = child
         self._watched[name] = psutil.Process(child.pid)

@@ -21,6 +21,8 @@ CREATE = b"CREATE DATABASE tollgate\n"
 TUNING = {
     "shared_buffers": "512MB",
     "max_wal_size": "4GB",
+    # Else a commit in a young cluster waits, now and then, until 16 MB of zeros are on the disk.
+    "wal_init_zero": "off",
     "wal_compression": "on",
     "jit": "off",
     "max_connections": "200",

@@ -19,6 +19,11 @@ class Stage(StrEnum):
     SCHEDULER = "scheduler"
     CLOCK = "clock"
 
+    @property
+    def in_bulk(self) -> bool:
+        """Whether nobody waits for one answer of it: it lets the API go first."""
+        return self in {Stage.RATER, Stage.WAREHOUSE, Stage.SCHEDULER}
+
 
 def register(app: typer.Typer) -> None:
     """Adds `run`."""
@@ -47,11 +52,14 @@ def run(
     import uvloop
 
     from adapters.logs import configure_logs
+    from adapters.priority import step_back
     from adapters.settings import load_settings
 
     overrides = {} if probe_port is None else {"probe_port": probe_port}
     settings = load_settings(**overrides)
     configure_logs(settings, stage=stage.value)
+    if stage.in_bulk:
+        step_back(settings.bulk_niceness)
     # A batch is tens of thousands of objects without cycles. By default Python looks through them
     # again and again: a sixth of a rater's processor time.
     gc.set_threshold(20_000, 20, 50)

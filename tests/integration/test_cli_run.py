@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
 import sys
@@ -91,3 +92,16 @@ async def test_a_taken_probe_port_is_one_clear_line(environment: dict[str, str])
         done = await run_tollgate(environment, "run", "warehouse", "--probe-port", port)
     assert done.returncode == 1
     assert "TOLLGATE_PROBE_PORT" in done.stderr.splitlines()[-1]
+
+
+async def test_a_rater_steps_back_and_the_clock_does_not(
+    environment: dict[str, str], topics: dict[str, str]
+) -> None:
+    assert topics
+    found = {}
+    for stage in ("rater", "clock"):
+        port = free_port()
+        async with running(environment, stage, port) as process:
+            await until_ready(port)
+            found[stage] = os.getpriority(os.PRIO_PROCESS, process.pid)
+    assert found == {"rater": 10, "clock": 0}
