@@ -137,6 +137,17 @@ async def make_coupon_or_propose(
     return None
 
 
+def check_allowance(changes: Mapping[str, Any], policy: Policy) -> None:
+    """Raises Failure for an account's own allowance above what one admin may give alone.
+
+    It would come again and again without anybody looking: that is the tier's, by configuration.
+    """
+    if needs_another(policy.limit_micro, 0, changes.get("custom_micro") or 0):
+        raise Failure(
+            "so large an allowance needs two: give it a tier of its own, or propose a grant"
+        )
+
+
 async def approve(
     connection: Connection, proposal_id: int, admin: Admin
 ) -> Decided | ProposalRefusal:

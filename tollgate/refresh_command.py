@@ -128,6 +128,8 @@ def set_(
 ) -> None:
     """Set what an account asked for; it holds from the next refresh on. Idempotent."""
     from adapters.allowances import By, change_allowance
+    from adapters.dual_control import check_allowance, policy_of
+    from adapters.settings import load_settings
     from tollgate.arguments import actor, parse_credits
     from tollgate.output import print_json, print_table
 
@@ -140,6 +142,7 @@ def set_(
         changes["custom_micro"] = None if amount == "tier" else parse_credits(amount)
     if not changes:
         raise typer.BadParameter("say what to set: --pause, --resume, --day or --amount")
+    check_allowance(changes, policy_of(load_settings()))
     by = By(actor(), reason)
     found = _with_postgres(lambda connection: change_allowance(connection, account, changes, by))
     if as_json:

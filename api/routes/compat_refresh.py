@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from adapters.allowances import change_allowance, read_allowance
+from adapters.dual_control import check_allowance
 from adapters.postgres import Connection
 from api.amounts import NonNegativeCredits, NumberCredits, OptionalNumberCredits, to_micro
 from api.callers import AdminCaller, AnyCaller
@@ -20,6 +21,7 @@ from api.database import UsedDatabase
 from api.fields import AccountName, Limit, Reason
 from api.keys import IdempotencyKey
 from api.problems import Kind, Problem
+from api.proposed import UsedPolicy
 from api.routes.accounts import known_profile
 from api.routes.admin import require_account
 from api.routes.compat_camel import Camel
@@ -195,6 +197,7 @@ async def set_refresh(
     caller: AdminCaller,
     user_id: UserIdPath,
     database: UsedDatabase,
+    policy: UsedPolicy,
     key: IdempotencyKey,
     body: RefreshSettings,
 ) -> Response:
@@ -213,6 +216,7 @@ async def set_refresh(
 
     async def work(connection: Connection) -> NextRefresh:
         await require_account(connection, user_id)
+        check_allowance(given, policy)
         return _next(await change_allowance(connection, user_id, given, by))
 
     return await database.change(key, user_id, work)

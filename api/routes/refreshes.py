@@ -18,6 +18,7 @@ from adapters.allowances import (
     statistics,
     undo_refresh,
 )
+from adapters.dual_control import check_allowance
 from adapters.idempotency import Key
 from adapters.postgres import Connection
 from adapters.refresh import count_due
@@ -28,6 +29,7 @@ from api.database import Database, UsedDatabase
 from api.fields import AccountName, GivenReason, Limit
 from api.keys import IdempotencyKey
 from api.problems import Kind, Problem
+from api.proposed import UsedPolicy
 from api.routes.accounts import known_profile
 from api.routes.admin import require_account
 from api.usage import Strict
@@ -160,6 +162,7 @@ async def change(
     caller: AdminCaller,
     account_id: AccountId,
     database: UsedDatabase,
+    policy: UsedPolicy,
     key: IdempotencyKey,
     body: AllowanceBody,
 ) -> Response:
@@ -173,6 +176,7 @@ async def change(
 
     async def work(connection: Connection) -> AllowanceAnswer:
         await require_account(connection, account_id)
+        check_allowance(given, policy)
         return _allowance(await change_allowance(connection, account_id, given, by))
 
     return await database.change(key, account_id, work)

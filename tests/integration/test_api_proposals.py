@@ -168,6 +168,11 @@ async def test_no_other_path_leads_around_it(
     assert (await anna.post(top_up, json={"credits": 1_001})).status_code == 403
     assert (await anna.post(top_up, json={"credits": 999})).status_code == 201
     assert (await anna.post(f"{ACME}/grants", json={"credits": 2})).status_code == 202
+    large = {"custom": 1_001, **why}
+    assert (await anna.patch(f"{ACME}/allowance", json=large)).status_code == 409
+    camel = "/api/admin/users/acme/refresh-settings"
+    assert (await anna.put(camel, json={"customCreditAmount": 1_001})).status_code == 409
+    assert (await anna.put(camel, json={"customCreditAmount": 1_000})).status_code == 200
     async with client(address, "shop", "service") as shop:
         assert (await shop.post(top_up, json={"credits": 9_000})).status_code == 201
     assert await connection.fetchval("SELECT count(*) FROM coupon") == 0

@@ -60,6 +60,8 @@ def test_a_gift_waits_and_another_admin_approves_it(limited: dict[str, str]) -> 
     again = said(limited, "anna", "grant acme 5000 --reason 'contract 7' --key c-7")
     assert "credits was given before; balance 5,100.000000" in again
     assert "no such proposal" in refused(limited, "bob", "proposal reject 9 --reason x")
+    large = refused(limited, "anna", "refresh set acme --amount 1001 --reason large")
+    assert "so large an allowance needs two" in large
     assert "no proposal 9" in refused(limited, "bob", "proposal show 9")
 
 

@@ -182,6 +182,9 @@ FORBIDDEN = [
     ("tollgate_api", "INSERT INTO api_key DEFAULT VALUES"),
     ("tollgate_api", "UPDATE api_key SET role = 'admin'"),
     ("tollgate_api", "DELETE FROM idempotency_key"),
+    ("tollgate_api", "UPDATE credit_proposal SET amount_micro = 1"),
+    ("tollgate_api", "UPDATE credit_proposal SET proposed_by = 'x'"),
+    ("tollgate_scheduler", "UPDATE credit_proposal SET state = 'approved'"),
     ("tollgate_api", "SELECT payload FROM dead_letter"),
     ("tollgate_rater", "SELECT ciphertext FROM provider_key"),
     ("tollgate_rater", "SELECT digest FROM api_key"),
@@ -201,6 +204,7 @@ FORBIDDEN = [
     ("tollgate_scheduler", "SELECT digest FROM api_key"),
     ("tollgate_operator", "UPDATE charge SET amount_micro = 0"),
     ("tollgate_operator", "DELETE FROM audit_log"),
+    ("tollgate_operator", "DELETE FROM credit_proposal"),
     ("tollgate_operator", "TRUNCATE charge"),
     ("tollgate_operator", "ALTER TABLE charge DISABLE TRIGGER ALL"),
     ("tollgate_operator", "CREATE TABLE mine (n integer)"),
@@ -279,6 +283,27 @@ async def test_the_api_answers_on_every_route(
     assert succeeded > 40
 
 
+async def test_two_admins_give_what_one_may_not(settings: Settings, login: Login) -> None:
+    async with acting(settings) as connection:
+        await account(connection, "acme", CREDIT)
+    api = everything_on(login("tollgate_api")).model_copy(
+        update={"dual_control_credits_micro": 1_000 * CREDIT}
+    )
+    async with (
+        serve(api) as address,
+        client(address, "anna", "admin") as anna,
+        client(address, "bob", "admin") as bob,
+    ):
+        for number, body in enumerate(({"credits": -1_001}, {"credits": 1_002}), 1):
+            answer = await anna.post(
+                "/api/v1/admin/accounts/acme/adjustments", json={**body, "reason": "why"}
+            )
+            assert answer.status_code == 202, answer.text
+            done = await bob.post(f"/api/v1/admin/proposals/{number}/approve", json={})
+            assert done.status_code == 200, done.text
+    assert done.json()["balance"] == "2"
+
+
 async def ask(caller: httpx2.AsyncClient, each: Operation) -> httpx2.Response:
     things = {"account_id": "acme", "hold_id": "hold-of-acme", "session_id": "session-of-acme"}
     changes = {}
@@ -325,8 +350,11 @@ TYPED = """
 account create fresh --tier pro
 grant acme 5 --reason trial
 account adjust acme -1 --reason 'given twice'
-coupon create TEN --credits 10
+coupon create TEN --credits 10 --uses 10
 coupon redeem TEN acme
+grant acme 5000 --reason large
+proposal list
+proposal reject 1 --reason 'not now'
 api-key create chat --scope gate
 charge void acct-1 e1 --reason test
 dead-letters list
@@ -343,6 +371,7 @@ def test_the_operator_does_the_daily_work(
     mine = {
         **environment,
         "TOLLGATE_POSTGRES": login("tollgate_operator").postgres.get_secret_value(),
+        "TOLLGATE_DUAL_CONTROL_CREDITS_MICRO": str(1_000 * CREDIT),
     }
     said = []
     for line in TYPED.strip().splitlines():
