@@ -12,6 +12,7 @@ from tests.commands import run_tollgate
 from tests.gates import CREDIT, gate
 
 TEXT = (Path(__file__).parents[2] / "docs" / "credits.md").read_text(encoding="utf-8")
+LIMIT = "TOLLGATE_DUAL_CONTROL_CREDITS_MICRO"
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _ACTOR = re.compile(r"cli:\S+")
 _CURSOR = re.compile(r"--before [A-Za-z0-9_-]{20,}")
@@ -39,10 +40,14 @@ async def test_the_page_shows_what_is_printed(
 ) -> None:
     fences = re.findall(r"^```console\n(\$ tollgate .*\n(?:.*\n)*?)```", TEXT, re.MULTILINE)
     calls = re.split(r"^\$ tollgate ", "".join(fences), flags=re.MULTILINE)[1:]
-    assert len(calls) == 14
+    assert len(calls) == 18
     for call in calls:
         command, _, shown = call.partition("\n")
         if command == "account show acme --entries 0":
             await _work(settings)
+        if command.startswith("grant acme 5000"):
+            environment = environment | {"LOGNAME": "anna", LIMIT: str(1_000 * CREDIT)}
+        if command.startswith("proposal list"):
+            environment = environment | {"LOGNAME": "bob"}
         done = await run_tollgate(environment, *shlex.split(command))
         assert _comparable(done.stdout + done.stderr) == _comparable(shown), command
