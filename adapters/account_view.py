@@ -81,14 +81,17 @@ async def read_hold(connection: Connection, account_id: str, hold_id: str) -> Ro
 
 
 async def read_figures(connection: Connection) -> Row:
-    """Figures over all accounts as of one moment, by tier and in all."""
+    """Figures over all accounts as of one moment, by tier and in all, and by status since then."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         tiers = await connection.fetch(SQL.tier_figures)
         holds = await connection.fetchrow(SQL.hold_figures)
         coupons = await connection.fetchrow(SQL.coupon_figures)
+        entries = await connection.fetchrow(SQL.status_figures)
     assert holds is not None  # noqa: S101 - an aggregate is one row
     assert coupons is not None  # noqa: S101 - the same
-    return {"tiers": [_whole(row) for row in tiers], **dict(holds), **dict(coupons)}
+    assert entries is not None  # noqa: S101 - the same
+    figures = {**dict(holds), **dict(coupons), "entries": dict(entries)}
+    return {"tiers": [_whole(row) for row in tiers], **figures}
 
 
 def _whole(row: Any) -> Row:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,14 +34,14 @@ class LeftSessions(RuleBasedStateMachine):
     told: dict[str, Oracle]
     charged: list[dict[str, Any]]
 
-    def hold(self, n: int, amount: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def hold(self, n: int, amount: int) -> None: ...
 
-    def _apply(self, values: list[dict[str, Any]], *, charged: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _apply(self, values: list[dict[str, Any]], *, charged: int) -> None: ...
 
-    def check(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def check(self) -> None: ...
 
     @rule(n=which, quantity=st.integers(0, 3), late=st.none() | st.integers(0, 3))
     def abandon(self, n: int, quantity: int, late: int | None) -> None:

@@ -127,10 +127,22 @@ class TierFigures(BaseModel):
     spent_this_month: ShownCredits
 
 
+class EntryFigures(BaseModel):
+    """Entries of all histories since that moment, by status. Open holds of any age are pending;
+    those that ended without a charge since then have failed.
+    """
+
+    since: datetime
+    completed: int
+    pending: int
+    failed: int
+
+
 class StatisticsAnswer(BaseModel):
     """Figures over all accounts as of one moment."""
 
     tiers: list[TierFigures]
+    entries: EntryFigures
     open_holds: int
     open_sessions: int
     oldest_open_hold_touched_at: datetime | None
@@ -280,11 +292,15 @@ async def audit_log(
 
 @router.get("/statistics")
 async def statistics(_: AdminCaller, database: UsedDatabase) -> StatisticsAnswer:
-    """Accounts by tier with balances, holds and this month's spend. Reads every account once."""
+    """Accounts by tier with balances, holds and this month's spend; entries of the last 30 days.
+
+    Reads every account once, and the credit transactions of those days.
+    """
     found = await database.read(read_figures)
     pending = await database.read(count_pending)
     return StatisticsAnswer(
         tiers=[_tier(row) for row in found["tiers"]],
+        entries=EntryFigures(**found["entries"]),
         open_holds=found["open_holds"],
         open_sessions=found["open_sessions"],
         oldest_open_hold_touched_at=found["oldest_touched_at"],

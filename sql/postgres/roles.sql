@@ -115,9 +115,9 @@ GRANT UPDATE (created_at) ON idempotency_key TO tollgate_scheduler;
 GRANT UPDATE (error, figures, finished_at, job_key, state) ON job_run TO tollgate_scheduler;
 
 -- The gate and everything of apps, users and admins. No position, no charge, no price.
-GRANT SELECT ON account, allowance, api_key, audit_log, charge, coupon, coupon_redemption, credit_grant,
-    credit_hold, credit_proposal, credit_transaction, grant_draw, idempotency_key, job_run, price_version, provider_key,
-    refresh, usage_counter TO tollgate_api;
+GRANT SELECT ON account, allowance, api_key, audit_log, batch_outcome, charge, coupon, coupon_redemption,
+    credit_grant, credit_hold, credit_proposal, credit_transaction, grant_draw, idempotency_key, job_run,
+    price_version, provider_key, refresh, usage_counter TO tollgate_api;
 GRANT INSERT ON account, allowance, audit_log, coupon, coupon_redemption, credit_grant, credit_hold,
     credit_proposal, credit_transaction, grant_draw, idempotency_key, job_run, provider_key, refresh TO tollgate_api;
 GRANT DELETE ON provider_key TO tollgate_api;

@@ -76,6 +76,8 @@ CREATE INDEX credit_hold_of_account ON credit_hold (account_id, created_at, hold
 -- IS NOT NULL, though it never is: so the count of an account's open holds can not choose it, which it
 -- did where statistics were not there yet, and then read every open hold of all accounts.
 CREATE INDEX credit_hold_pending ON credit_hold (touched_at) WHERE state = 'open' AND touched_at IS NOT NULL;
+-- Of all accounts, for a stretch of time. Placing or settling a hold writes nothing here.
+CREATE INDEX credit_hold_failed ON credit_hold (closed_at) WHERE state IN ('released', 'expired');
 -- Only what is to be taken back: a walk through it costs nothing when there is nothing.
 CREATE INDEX credit_hold_overtaken ON credit_hold (account_id, hold_id) WHERE report = 'overtaken';
 
@@ -220,6 +222,8 @@ CREATE TABLE credit_transaction (
 CREATE UNIQUE INDEX credit_transaction_key ON credit_transaction (idempotency_key) WHERE idempotency_key IS NOT NULL;
 -- An account's history, newest first.
 CREATE INDEX credit_transaction_of_account ON credit_transaction (account_id, created_at, transaction_id);
+-- Of all accounts, for a stretch of time.
+CREATE INDEX credit_transaction_by_time ON credit_transaction USING brin (created_at) WITH (autosummarize = on);
 -- The warehouse ships by (tx, transaction_id) up to the oldest unfinished transaction.
 CREATE INDEX credit_transaction_horizon ON credit_transaction (tx, transaction_id);
 

@@ -12,6 +12,7 @@ from adapters.postgres import connect
 from adapters.settings import Settings
 from tests.apis import client, figures, serve, with_tokens
 from tests.gates import CREDIT, account, assert_sound
+from tests.planted_ledger import Batch, plant, run_sql
 
 ACME = "/api/v1/accounts/acme"
 ADMIN = "/api/v1/admin"
@@ -302,6 +303,31 @@ async def test_statistics_add_up(admin: httpx2.AsyncClient) -> None:
     ]  # fmt: skip
     assert (found["open_holds"], found["open_sessions"]) == (1, 1)
     assert found["oldest_open_hold_touched_at"] is not None
+
+
+async def test_entries_are_counted_by_status_over_all_accounts(
+    admin: httpx2.AsyncClient, settings: Settings
+) -> None:
+    """As the histories have them, of the last 30 days; what is older only while it is open."""
+    before = (await admin.get(f"{ADMIN}/statistics")).json()["entries"]
+    await plant(settings, Batch(charges=60))
+    await run_sql(
+        settings,
+        "INSERT INTO credit_hold (hold_id, account_id, amount_micro, state, created_at, closed_at)"
+        " SELECT state || days, 'acme', 1, state, now() - make_interval(days => days),"
+        " CASE WHEN state <> 'open' THEN now() - make_interval(days => days) END"
+        " FROM unnest('{open,settled,released,expired}'::text[]) AS s (state),"
+        " unnest('{1,29,31}'::int[]) AS d (days)",
+        "INSERT INTO credit_transaction (account_id, type, status, amount_micro,"
+        " balance_after_micro, actor, created_at)"
+        " SELECT 'acme', 'GRANT', status, 0, 0, 'tests', now() - make_interval(days => days)"
+        " FROM unnest('{COMPLETED,FAILED}'::text[]) AS s (status),"
+        " unnest('{1,31}'::int[]) AS d (days)",
+        "UPDATE account SET held_micro = 3 WHERE account_id = 'acme'",
+    )
+    found = (await admin.get(f"{ADMIN}/statistics")).json()["entries"]
+    more = {name: found[name] - before[name] for name in ("completed", "pending", "failed")}
+    assert more == {"completed": 60 + 5 + 1, "pending": 3, "failed": 2 * 2 + 1}
 
 
 MUTATIONS: list[tuple[str, str, str, Any]] = [

@@ -20,8 +20,9 @@ _MANY = (
            n >= 20000, CASE WHEN n % 50 = 0 THEN now() + (n - 400) * interval '1 minute' END
     FROM generate_series(0, 39999) AS n""",
     """INSERT INTO credit_transaction (account_id, type, amount_micro, balance_after_micro, actor,
-                                       idempotency_key)
-    SELECT 'account ' || n % 20000, 'GRANT', 1, 1, 'tests', CASE WHEN n % 9 = 0 THEN 'k' || n END
+                                       idempotency_key, created_at)
+    SELECT 'account ' || n % 20000, 'GRANT', 1, 1, 'tests', CASE WHEN n % 9 = 0 THEN 'k' || n END,
+           now() - (40000 - n) * interval '1 hour'
     FROM generate_series(0, 39999) AS n""",
     """INSERT INTO grant_draw (grant_id, cause, amount_micro)
     SELECT n % 20000 + 1, CASE WHEN n % 50 = 0 THEN 'repay:' ELSE 'batch:' END || n % 20000 + 1, 1
@@ -30,7 +31,8 @@ _MANY = (
                                 charged_micro)
     SELECT 'h' || n, 'account ' || n % 20000, 1, now() - n * interval '1 second',
            CASE WHEN n % 50 = 0 THEN 'open' ELSE 'released' END,
-           CASE WHEN n % 50 > 0 THEN now() END, CASE WHEN n % 50 > 0 THEN 0 END
+           CASE WHEN n % 50 > 0 THEN now() - (40000 - n) * interval '1 hour' END,
+           CASE WHEN n % 50 > 0 THEN 0 END
     FROM generate_series(0, 39999) AS n""",
     """INSERT INTO credit_hold (hold_id, account_id, amount_micro, state, closed_at, charged_micro,
                                 closed_by, report)
@@ -40,6 +42,11 @@ _MANY = (
     """INSERT INTO allowance (account_id, due_at, grant_id)
     SELECT 'account ' || n, now() + (n - 200) * interval '2 minutes', n + 1
     FROM generate_series(0, 19999) AS n""",
+    """INSERT INTO batch_outcome (batch_id, topic, partition, epoch, from_offset, to_offset,
+                                  charged, duplicate, dead, posted_at)
+    SELECT n, 'usage.events', 0, 1, n, n + 1, 1, 0, 0, now() - (20000 - n) * interval '1 hour'
+    FROM generate_series(0, 19999) AS n""",
+    "SELECT brin_summarize_new_values('credit_transaction_by_time')",
     "ANALYZE",
 )
 
@@ -71,6 +78,12 @@ def _cases() -> Iterator[Case]:
     yield Case("reconcile", "replace_reports", (holds, [1] * 500), {"credit_hold_pkey": HOLD})
     place = holds, accounts * 2 + accounts[:100], [1] * 500
     yield Case("ledger", "settle_holds", place, {"credit_hold_pkey": HOLD})
+    by_time = {
+        "credit_transaction_by_time": ("created_at",),
+        "credit_hold_failed": ("closed_at",),
+        "batch_outcome_posted": ("posted_at",),
+    }
+    yield Case("account_view", "status_figures", (), by_time)
     yield Case("account_view", "open_holds_page", (None, None, 200), untouched)
 
 

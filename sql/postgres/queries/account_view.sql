@@ -33,6 +33,26 @@ SELECT count(*) AS open_holds, count(*) FILTER (WHERE kind = 'session') AS open_
 FROM credit_hold
 WHERE state = 'open'
 
+-- name: status_figures
+-- The entries of all histories since 30 days ago, by status. Open holds are pending however old they are;
+-- a hold failed when it ended without a charge. Charges are counted by the batches that posted them.
+-- Reads what was written in that time.
+SELECT since,
+       (SELECT coalesce(sum(charged), 0) FROM batch_outcome WHERE posted_at >= now() - interval '30 days')::bigint
+           + entry.completed AS completed,
+       (SELECT count(*) FROM credit_hold WHERE state = 'open') + entry.pending AS pending,
+       (SELECT count(*) FROM credit_hold
+        WHERE closed_at >= now() - interval '30 days' AND state IN ('released', 'expired'))
+           + entry.failed AS failed
+FROM (
+    SELECT now() - interval '30 days' AS since,
+           count(*) FILTER (WHERE status = 'COMPLETED') AS completed,
+           count(*) FILTER (WHERE status = 'PENDING') AS pending,
+           count(*) FILTER (WHERE status = 'FAILED') AS failed
+    FROM credit_transaction
+    WHERE created_at >= now() - interval '30 days'
+) AS entry
+
 -- name: coupon_figures
 -- Coupons that can be used now, and redemptions in all.
 SELECT count(*) FILTER (WHERE disabled_at IS NULL AND (expires_at IS NULL OR expires_at > now())
