@@ -67,7 +67,10 @@ async def steady(site: Site, place: Place, rate: int, seconds: float, raters: in
 def _load(place: Place, rate: int, seconds: float) -> "subprocess.Popen[bytes]":
     command = f"-m tollgate load --rate {rate} --duration {seconds} --steady --json"
     return subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, *command.split()], env=place.environment, stdout=subprocess.PIPE
+        [sys.executable, *command.split()],
+        env=place.environment,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
 
 

@@ -31,6 +31,7 @@ class Workers:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **(settings or {})},
+                start_new_session=True,  # a service of its own; Ctrl-C reaches it by `stop`
             )
 
     def require(self) -> None:

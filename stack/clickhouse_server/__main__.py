@@ -7,10 +7,12 @@ import signal
 import threading
 from pathlib import Path
 
+from adapters.priority import step_back
 from stack.clickhouse_server.engine import Engine
 from stack.clickhouse_server.protocol import Access
 from stack.clickhouse_server.server import Server
 
+NICENESS = 10  # as that of the stages: its merges can wait, who asks the gate can not
 STATEMENT_SECONDS_MAX = 10  # after a request to stop; a supervisor kills a little later
 
 
@@ -27,6 +29,7 @@ def main() -> None:
         user=os.environ.get("TOLLGATE_CLICKHOUSE_USER", "default"),
         password=os.environ.get("TOLLGATE_CLICKHOUSE_PASSWORD", ""),
     )
+    step_back(NICENESS)  # before the engine starts its threads
     engine = Engine(chosen.path, memory_bytes_max=chosen.memory_bytes_max)
     server = Server((chosen.host, chosen.port), engine, access)
     for number in (signal.SIGTERM, signal.SIGINT):
