@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 
 ROOT = Path(__file__).parents[2]
-VENV = Path(sys.prefix)
+VENV = os.path.relpath(sys.prefix, ROOT)  # make takes no name with a space in it
 
 
 def make(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
