@@ -6,6 +6,7 @@ from typing import Any
 
 from adapters.history import Cursor, Page, page_of
 from adapters.postgres import Connection
+from adapters.proposals import count_pending
 from adapters.queries import load
 
 SQL = load("account_view")
@@ -87,10 +88,12 @@ async def read_figures(connection: Connection) -> Row:
         holds = await connection.fetchrow(SQL.hold_figures)
         coupons = await connection.fetchrow(SQL.coupon_figures)
         entries = await connection.fetchrow(SQL.status_figures)
+        pending = await count_pending(connection)
     assert holds is not None  # noqa: S101 - an aggregate is one row
     assert coupons is not None  # noqa: S101 - the same
     assert entries is not None  # noqa: S101 - the same
     figures = {**dict(holds), **dict(coupons), "entries": dict(entries)}
+    figures["pending_proposals"] = pending
     return {"tiers": [_whole(row) for row in tiers], **figures}
 
 

@@ -16,7 +16,7 @@ from adapters.dual_control import adjust_or_propose, give_or_propose
 from adapters.failures import Failure
 from adapters.idempotency import Key
 from adapters.postgres import Connection
-from adapters.proposals import Proposal, count_pending
+from adapters.proposals import Proposal
 from adapters.settings import Settings
 from api.amounts import (
     Credits,
@@ -297,7 +297,6 @@ async def statistics(_: AdminCaller, database: UsedDatabase) -> StatisticsAnswer
     Reads every account once, and the credit transactions of those days.
     """
     found = await database.read(read_figures)
-    pending = await database.read(count_pending)
     return StatisticsAnswer(
         tiers=[_tier(row) for row in found["tiers"]],
         entries=EntryFigures(**found["entries"]),
@@ -306,7 +305,7 @@ async def statistics(_: AdminCaller, database: UsedDatabase) -> StatisticsAnswer
         oldest_open_hold_touched_at=found["oldest_touched_at"],
         usable_coupons=found["usable_coupons"],
         coupon_redemptions=found["redemptions"],
-        pending_proposals=pending,
+        pending_proposals=found["pending_proposals"],
     )
 
 
