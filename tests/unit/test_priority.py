@@ -12,8 +12,11 @@ SHOWN = """
 import os
 from adapters.priority import GROUP, step_back
 step_back({niceness})
-print(os.getpriority(os.PRIO_PROCESS, 0), GROUP.read_text().split()[-1] if GROUP.exists() else None)
+group = GROUP.read_text().split() if GROUP.exists() else []
+print(os.getpriority(os.PRIO_PROCESS, 0), group[-1] if group else None)
 """
+# The file is there and empty for what no session was made for: the children of a container's first
+# process, which many a CI runs its jobs as.
 GROUPED = Path("/proc/self/autogroup").exists()
 
 
