@@ -308,12 +308,17 @@ ADVERSARIAL = {
 }
 
 
+BUSY_SECONDS_MAX = 10.0
+
+
 @pytest.mark.parametrize("name", ADVERSARIAL)
 def test_64_kib_of_anything_take_5_ms_at_most(name: str) -> None:
     value = ADVERSARIAL[name]
     assert len(value) <= 65_536
-    # A busy machine spoils the caches of a decode; it cannot make one faster than it is.
-    best_ms = min(_decode_ms(value) for _ in range(40))
+    # A busy machine makes decodes slower than they are, for seconds; it cannot make one faster.
+    best_ms, until = _decode_ms(value), time.monotonic() + BUSY_SECONDS_MAX
+    while best_ms > 5 and time.monotonic() < until:
+        best_ms = min(best_ms, _decode_ms(value))
     assert best_ms <= 5, best_ms
 
 
