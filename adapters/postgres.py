@@ -37,6 +37,7 @@ REPEATABLE: tuple[type[Exception], ...] = (
 )
 
 # What running again can not heal: PostgreSQL refuses a value. Some record of the batch is to blame.
+# COPY's encoder refuses by Python's own errors what a statement's arguments refuse by DataError.
 POISON: tuple[type[Exception], ...] = (
     asyncpg.DataError,
     asyncpg.exceptions.DataError,
@@ -44,6 +45,8 @@ POISON: tuple[type[Exception], ...] = (
     asyncpg.exceptions.RaiseError,
     asyncpg.CheckViolationError,
     asyncpg.NotNullViolationError,
+    OverflowError,
+    UnicodeEncodeError,
 )
 
 CONNECT_SECONDS_MAX = 5.0

@@ -248,3 +248,24 @@ async def test_a_record_that_postgresql_refuses_is_found_and_the_rest_flows(
         row = await bench.connection.fetchrow('SELECT reason, "offset" FROM dead_letter')
         assert tuple(row) == ("unprocessable", place)
         assert await bench.value("SELECT next_offset FROM stream_position") == 7
+
+
+async def test_a_charge_that_no_balance_can_hold_is_found_and_the_rest_flows(
+    settings: Settings,
+) -> None:
+    """COPY writes the balance after the charge: what does not fit fails here, not in PostgreSQL."""
+    lowest = -(2**63)
+    async with desk(settings) as bench:
+        await bench.open()
+        await bench.apply(usage("e0"))
+        emptied = "UPDATE account SET balance_micro = $1, overdraft_micro = $2"
+        await bench.connection.execute(emptied, lowest + 100, -(lowest + 100))
+        apply = functools.partial(bench.rater.apply, epoch=1)
+        loop = BatchLoop(None, apply, print, 5.0, print)  # type: ignore[arg-type]
+        await loop._apply_with_retries(bench.runs(usage("e1"), usage("e2", "neighbour"), first=1))
+        assert await bench.value("SELECT count(*) FROM charge WHERE event_id = 'e2'") == 1
+        row = await bench.connection.fetchrow('SELECT reason, "offset" FROM dead_letter')
+        assert tuple(row) == ("unprocessable", 1)
+        balance = "SELECT balance_micro FROM account WHERE account_id = 'acct'"
+        assert await bench.value(balance) == lowest + 100
+        assert await bench.value("SELECT next_offset FROM stream_position") == 3

@@ -191,11 +191,20 @@ def test_two_halves_are_the_whole_in_order(sizes: list[int]) -> None:
     assert 0 < taken < sum(sizes)
 
 
+OUT_OF_RANGE = asyncpg.exceptions.NumericValueOutOfRangeError("out of range")
+
+
 class Ledger:
     """Applies to a list; refuses some offsets for ever, and fails as often as it is told."""
 
-    def __init__(self, *refused: int, failures: Sequence[Exception] = ()) -> None:
+    def __init__(
+        self,
+        *refused: int,
+        failures: Sequence[Exception] = (),
+        refusal: Exception = OUT_OF_RANGE,
+    ) -> None:
         self.refused = set(refused)
+        self.refusal = refusal
         self.failures = list(failures)
         self.applied: list[int] = []
         self.dead: list[int] = []
@@ -207,7 +216,7 @@ class Ledger:
         if unprocessable:
             self.dead += found
         elif self.refused & set(found):
-            raise asyncpg.exceptions.NumericValueOutOfRangeError("out of range")
+            raise self.refusal
         self.applied += found
 
 
@@ -283,8 +292,13 @@ async def test_trouble_that_lasts_stops_the_loop_and_skips_nothing() -> None:
     assert (ledger.applied, desk.where.next) == ([], {TP: 5})
 
 
-async def test_a_refused_record_alone_is_dead_and_the_order_stays() -> None:
-    desk, ledger = Desk(p0=0), Ledger(3, 6)
+@pytest.mark.parametrize(
+    "refusal",
+    [OUT_OF_RANGE, OverflowError("int64"), UnicodeEncodeError("utf-8", "\ud800", 0, 1, "half")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_refused_record_alone_is_dead_and_the_order_stays(refusal: Exception) -> None:
+    desk, ledger = Desk(p0=0), Ledger(3, 6, refusal=refusal)
     await loop(desk, ledger).on_records(records(range(9)))
     assert ledger.applied == list(range(9))
     assert ledger.dead == [3, 6]
