@@ -113,9 +113,22 @@ async def go_on(
         else:
             await _what_if(connection, settings, run, price, on_progress)
     except (InsideMonthError, OpenMonthError) as error:
-        raise Failure(str(error)) from None
+        raise await _refused(connection, run, str(error)) from None
     await rerate_runs.finish(connection, run.run_id)
     return await rerate_runs.read(connection, run.run_id)
+
+
+async def _refused(connection: Connection, run: Run, why: str) -> Failure:
+    """A run that booked nothing is over; one that booked some of it waits to be taken back."""
+    if run.kind is not RunKind.APPLY:
+        return Failure(why)
+    if (await rerate_runs.read(connection, run.run_id)).chunks == 0:
+        await rerate_runs.finish(connection, run.run_id)
+        return Failure(f"{why}. Run {run.run_id} booked nothing")
+    return Failure(
+        f"{why}. Run {run.run_id} stopped there, and what it booked before stays until"
+        f" `tollgate rerate revert {run.run_id}` takes it back"
+    )
 
 
 async def _pricing(connection: Connection, run: Run) -> Price:

@@ -24,15 +24,19 @@ _AGAIN = (
 async def start(connection: Connection, run_id: int, *, actor: str, reason: str) -> Run:
     """Notes a run that takes `run_id` back, or returns the one that is under way.
 
-    Raises Failure when that run moved no credits, is not finished, or was reverted before.
+    A run that is not finished ends where it is: a refused one could not go on. A process that is
+    at work on it stops before its next chunk.
+
+    Raises Failure when that run moved no credits, was reverted before, or is booking a chunk now.
     """
     taken = await rerate_runs.read(connection, run_id)
     if taken.kind is not RunKind.APPLY:
         raise Failure(f"run {run_id} is a {taken.kind}: only an applied run can be reverted")
     if taken.finished_at is None:
-        raise Failure(
-            f"run {run_id} is not finished: `tollgate rerate resume {run_id}` first, then revert it"
-        )
+        try:
+            await rerate_runs.finish(connection, run_id)
+        except asyncpg.LockNotAvailableError:
+            raise Failure(f"run {run_id} is at work elsewhere: stop that process first") from None
     if taken.reverted_by is not None:
         revert = await rerate_runs.read(connection, taken.reverted_by)
         if revert.finished_at is None:

@@ -147,10 +147,11 @@ async def add(
 async def _taken(connection: Connection, reverts: int | None) -> Failure:
     busy = await connection.fetchrow(SQL.unfinished_booking)
     if busy is not None:
-        return Failure(
-            f"run {busy['run_id']} ({busy['kind']}) is not finished: `tollgate rerate resume"
-            f" {busy['run_id']}` goes on with it"
-        )
+        run_id = busy["run_id"]
+        on = f"`tollgate rerate resume {run_id}` goes on with it"
+        if busy["kind"] == RunKind.APPLY:
+            on += f", `tollgate rerate revert {run_id}` takes back what it booked"
+        return Failure(f"run {run_id} ({busy['kind']}) is not finished: {on}")
     return Failure(f"run {reverts} was reverted before: see `tollgate rerate show {reverts}`")
 
 
@@ -219,7 +220,7 @@ async def move(connection: Connection, run_id: int, position: Position, tally: T
 
 
 async def finish(connection: Connection, run_id: int) -> None:
-    """Everything is read. Idempotent."""
+    """Nothing more is read or booked: whoever is still at work on it stops. Idempotent."""
     await connection.execute(SQL.finish_run, run_id)
 
 

@@ -136,7 +136,10 @@ def _state(run: "Run") -> str:
     from adapters.rerate_runs import RunKind
 
     if run.finished_at is None:
-        return f"Not finished: `tollgate rerate resume {run.run_id}` goes on."
+        on = f"Not finished: `tollgate rerate resume {run.run_id}` goes on"
+        if run.kind is not RunKind.APPLY:
+            return f"{on}."
+        return f"{on}, `tollgate rerate revert {run.run_id}` takes back what it booked."
     if run.kind is RunKind.WHAT_IF:
         return "No balance was touched; --apply --reason books the differences."
     if run.reverted_by is not None:
