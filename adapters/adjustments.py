@@ -16,7 +16,10 @@ REASON_CHARS_MAX = 300
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """Credits to give (more than 0) or to take (less). Raises Failure when not allowed."""
+    """Credits to give (more than 0) or to take (less). Raises Failure when not allowed.
+
+    `signer` is what the audit log names, if not the actor.
+    """
 
     account_id: str
     amount_micro: int
@@ -24,6 +27,7 @@ class Adjustment:
     reason: str
     request_id: str = ""
     metadata: str = ""
+    signer: str = ""
 
     def __post_init__(self) -> None:
         check_account_id(self.account_id)
@@ -57,7 +61,7 @@ async def adjust(connection: Connection, adjustment: Adjustment) -> Adjusted | N
     await note(
         connection,
         Act(
-            actor=adjustment.actor,
+            actor=adjustment.signer or adjustment.actor,
             action="adjust",
             subject=adjustment.account_id,
             before={"balance_micro": adjusted.balance_before_micro},

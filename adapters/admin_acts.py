@@ -18,17 +18,21 @@ SQL = load("admin_acts")
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """Who acts, why, and by which request."""
+    """Who acts, why, and by which request. `signer` is what the audit log names, if not the actor:
+    of one actor's API keys the one that was used.
+    """
 
     actor: str
     reason: str = ""
     request_id: str = ""
+    signer: str = ""
 
     def act(
         self, action: str, subject: str, before: dict[str, Any] | None, after: dict[str, Any]
     ) -> Act:
         """The row of the audit log."""
-        return Act(self.actor, action, subject, before, after, self.reason, self.request_id)
+        signer = self.signer or self.actor
+        return Act(signer, action, subject, before, after, self.reason, self.request_id)
 
 
 @dataclass(frozen=True, slots=True)

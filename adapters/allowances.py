@@ -34,17 +34,28 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class By:
-    """Who acts, and why; `request_id` is the API's."""
+    """Who acts, and why; `request_id` is the API's.
+
+    `signer` is what the audit log names, if not the actor.
+    """
 
     actor: str
     reason: str
     request_id: str = ""
+    signer: str = ""
 
     def __post_init__(self) -> None:
         if not self.reason.strip() or not self.reason.isprintable():
             raise Failure("a reason is needed, in printable text")
         if len(self.reason) > REASON_CHARS_MAX:
             raise Failure(f"a reason is at most {REASON_CHARS_MAX} characters long")
+
+    def act(
+        self, action: str, subject: str, before: Mapping[str, Any] | None, after: Mapping[str, Any]
+    ) -> Act:
+        """The row of the audit log."""
+        signer = self.signer or self.actor
+        return Act(signer, action, subject, before, after, self.reason, self.request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +109,7 @@ async def change_allowance(
         before = {name: found[name] for name in SETTINGS}
         after = {**before, **changes}
         await connection.execute(SQL.set_allowance, account_id, *after.values())
-        act = Act(by.actor, "set_allowance", account_id, before, after, by.reason, by.request_id)
-        await note(connection, act)
+        await note(connection, by.act("set_allowance", account_id, before, after))
         return await read_allowance(connection, account_id)
 
 
@@ -146,9 +156,7 @@ async def refresh_now(
         figures = (await end_run(connection, run.run_id)).figures
     subject = wanted[0] if len(wanted) == 1 else f"{len(wanted)} accounts"
     after = {"run_id": run.run_id, **figures}
-    await note(
-        connection, Act(by.actor, "refresh_now", subject, None, after, by.reason, by.request_id)
-    )
+    await note(connection, by.act("refresh_now", subject, None, after))
     return RefreshedNow(
         run.run_id,
         figures.get("refreshed", 0),
@@ -190,14 +198,11 @@ async def undo_refresh(connection: Connection, refresh_id: int, by: By) -> Undon
         assert after is not None  # noqa: S101
         await note(
             connection,
-            Act(
-                actor=by.actor,
-                action="undo_refresh",
-                subject=account_id,
+            by.act(
+                "undo_refresh",
+                account_id,
                 before={"balance_micro": before["balance_micro"], "refresh_id": refresh_id},
                 after={"balance_micro": after["balance_micro"]},
-                reason=by.reason,
-                request_id=by.request_id,
             ),
         )
     return Undone(

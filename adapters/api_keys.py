@@ -74,9 +74,10 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """Whose a credential is."""
+    """Whose a credential is. `principal` is the first key of those that it succeeds, or itself."""
 
     key_id: str
+    principal: str
     role: str
     scopes: frozenset[str]
     account_id: str | None
@@ -131,8 +132,8 @@ async def rotate_key(
 ) -> IssuedKey:
     """Makes a successor with the same rights; the old key ends after the overlap, not before.
 
-    The successor keeps the old key's own end, when it had one. Raises Failure when there is no such
-    key, or when it can not be used any more.
+    The successor acts as the same subject (`KnownKey.principal`) and keeps the old key's own end,
+    when it had one. Raises Failure when there is no such key, or when it can not be used any more.
     """
     if not 0 <= overlap_seconds <= OVERLAP_SECONDS_MAX:
         raise Failure(f"an overlap is 0 to {OVERLAP_SECONDS_MAX} seconds")
@@ -148,7 +149,7 @@ async def rotate_key(
             account_id=old["account_id"],
             expires_at=old["expires_at"],
         )
-        issued = await _issue(connection, successor)
+        issued = await _issue(connection, successor, old["principal"])
         ends_at = await connection.fetchval(SQL.end_key_in, key_id, overlap_seconds)
         act = Act(
             actor, "api-key.rotate", key_id,
@@ -181,10 +182,12 @@ async def find_caller(connection: Connection, credential: str) -> KnownKey | Non
     right = hmac.compare_digest(_digest(match[2]), row["digest"] if row else _NO_DIGEST)
     if row is None or not right or not row["live"]:
         return None
-    return KnownKey(match[1], row["role"], frozenset(row["scopes"]), row["account_id"])
+    return KnownKey(
+        match[1], row["principal"], row["role"], frozenset(row["scopes"]), row["account_id"]
+    )
 
 
-async def _issue(connection: Connection, wanted: NewKey) -> IssuedKey:
+async def _issue(connection: Connection, wanted: NewKey, principal: str | None = None) -> IssuedKey:
     key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
     made = await connection.fetchval(
         SQL.add_key,
@@ -196,6 +199,7 @@ async def _issue(connection: Connection, wanted: NewKey) -> IssuedKey:
         wanted.account_id,
         wanted.actor,
         wanted.expires_at,
+        principal or key_id,
     )
     if made is None:
         raise Failure(f"there is no account {wanted.account_id!r}")

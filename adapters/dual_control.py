@@ -114,7 +114,7 @@ async def adjust_or_propose(
         adjustment.actor,
         adjustment.request_id,
     )
-    admin = Admin(adjustment.actor, adjustment.reason, adjustment.request_id)
+    admin = Admin(adjustment.actor, adjustment.reason, adjustment.request_id, adjustment.signer)
     return await _propose(connection, wanted, admin, policy)
 
 

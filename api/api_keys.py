@@ -32,7 +32,13 @@ class KeyAuthenticator:
         known = await self._patience.within(self._ask(credential))
         if known is None:
             return None
-        caller = Caller(f"key:{known.key_id}", Role(known.role), known.account_id, known.scopes)
+        caller = Caller(
+            f"key:{known.principal}",
+            Role(known.role),
+            known.account_id,
+            known.scopes,
+            f"key:{known.key_id}",
+        )
         self._remembered.keep(credential, caller, asked_at + REMEMBERED_SECONDS)
         return caller
 

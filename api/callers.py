@@ -29,13 +29,20 @@ class Role(StrEnum):
 class Caller:
     """An authenticated caller. `account_id` is set for users only: the one account they reach.
 
-    `scopes` limit an API key to groups of routes; None: no limit beside the role's.
+    `scopes` limit an API key to groups of routes; None: no limit beside the role's. `credential` is
+    the API key that was used: one that was rotated has another, and is the same subject.
     """
 
     subject: str
     role: Role
     account_id: str | None = None
     scopes: frozenset[str] | None = None
+    credential: str = ""
+
+    @property
+    def signer(self) -> str:
+        """Who acts, as the audit log names it: the very key, or the subject."""
+        return self.credential or self.subject
 
 
 class Authenticator(Protocol):

@@ -84,10 +84,11 @@ def list_(
         print_json(rows)
         return
     print_table(
-        ("id", "name", "role", "account", "scopes", "created", "expires", "revoked"),
+        ("id", "name", "role", "account", "scopes", "created", "expires", "revoked", "acts as"),
         (
             (row["key_id"], row["name"], row["role"], row["account_id"],
-             " ".join(row["scopes"]), row["created_at"], row["expires_at"], row["revoked_at"])
+             " ".join(row["scopes"]), row["created_at"], row["expires_at"], row["revoked_at"],
+             row["principal"])
             for row in rows
         ),
     )  # fmt: skip

@@ -311,7 +311,7 @@ async def statistics(_: AdminCaller, database: UsedDatabase) -> StatisticsAnswer
 
 def admin_of(caller: Caller, key: Key | None, reason: str) -> Admin:
     """Who acts, for the audit log; the idempotency key is the request's name."""
-    return Admin(caller.subject, reason, "" if key is None else key.key)
+    return Admin(caller.subject, reason, "" if key is None else key.key, caller.signer)
 
 
 def adjustment_of(
@@ -320,7 +320,9 @@ def adjustment_of(
     """The adjustment; a problem with 422 for one that is nothing."""
     try:
         request_id = "" if key is None else key.key
-        return Adjustment(account_id, amount_micro, caller.subject, reason, request_id)
+        return Adjustment(
+            account_id, amount_micro, caller.subject, reason, request_id, signer=caller.signer
+        )
     except Failure as error:
         raise Problem(422, Kind.INVALID, str(error)) from None
 

@@ -95,7 +95,7 @@ async def put_key(
     """
 
     async def work(connection: Connection) -> KeyAnswer:
-        stored = await store(connection, vault, account, provider, body.key, caller.subject)
+        stored = await store(connection, vault, account, provider, body.key, caller.signer)
         if stored is None:
             raise not_found()
         return _shown(stored)
@@ -114,7 +114,7 @@ async def delete_key(
     """Forgets the account's key. With an Idempotency-Key a late retry forgets no newer one."""
 
     async def work(connection: Connection) -> BaseModel:
-        if not await delete(connection, account, provider, caller.subject):
+        if not await delete(connection, account, provider, caller.signer):
             raise not_found()
         return Deleted(provider=provider)
 

@@ -288,7 +288,7 @@ async def refreshes_page(
 
 def by_of(caller: Caller, key: Key | None, reason: str) -> By:
     """Who acts, for the audit log."""
-    return By(caller.subject, reason, "" if key is None else key.key)
+    return By(caller.subject, reason, "" if key is None else key.key, caller.signer)
 
 
 def terms_of(settings: Settings) -> Terms:

@@ -482,6 +482,7 @@ CREATE TABLE api_key (
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz,
     revoked_at timestamptz,
+    principal  text COLLATE "C" NOT NULL,    -- whom it acts as: the first key of those it succeeds, or itself
     CHECK ((role = 'user') = (account_id IS NOT NULL))
 );
 

@@ -8,7 +8,7 @@ import asyncpg
 import httpx2
 import pytest
 
-from adapters.api_keys import NewKey, Scope, create_key
+from adapters.api_keys import NewKey, Scope, create_key, rotate_key
 from adapters.audit_log import list_acts
 from adapters.postgres import connect
 from adapters.settings import Settings
@@ -112,6 +112,27 @@ async def test_an_api_key_is_an_admin_like_a_person(
         assert (await decide(anna, own["proposal_id"])).status_code == 200
         hers = await propose(anna)
         assert (await decide(tool, hers["proposal_id"])).status_code == 200
+
+
+async def test_a_key_and_its_successor_are_one_admin(
+    anna: Client, address: str, connection: asyncpg.Connection
+) -> None:
+    wanted = NewKey("tool", "admin", frozenset({Scope.ADMIN}), "cli:ops")
+    old = await create_key(connection, wanted)
+    new = await rotate_key(connection, old.key_id, overlap_seconds=60, actor="cli:ops")
+    async with keyed(address, old.credential) as tool, keyed(address, new.credential) as successor:
+        number = (await propose(tool))["proposal_id"]
+        assert (await decide(successor, number)).status_code == 403
+        assert (await decide(successor, number, "reject")).json()["state"] == "withdrawn"
+        alone = [await each.post(f"{ACME}/grants", json={"credits": 600}) for each in (tool, anna)]
+        assert [each.status_code for each in alone] == [201, 201]
+        assert (await successor.post(f"{ACME}/grants", json={"credits": 600})).status_code == 202
+        taken = await successor.post(
+            f"{ACME}/adjustments", json={"credits": -600, "reason": "back"}
+        )
+        assert taken.status_code == 202
+    acts = await list_acts(connection, actor=f"key:{new.key_id}")
+    assert [act["action"] for act in acts] == ["propose", "propose", "withdraw_proposal"]
 
 
 async def test_an_expired_one_is_a_conflict_and_stays_one(

@@ -194,6 +194,20 @@ async def test_schema_sql_and_the_migrations_make_the_same_database(
     assert "CREATE TABLE public.charge" in await asyncio.to_thread(dumped, empty)
 
 
+async def test_keys_that_are_there_stay_callers_of_their_own(
+    connection: asyncpg.Connection,
+) -> None:
+    known = read_migrations()
+    for migration in known[:9]:
+        await connection.execute(migration.sql)
+    await connection.execute(
+        "INSERT INTO api_key (key_id, digest, name, role, scopes, created_by)"
+        " VALUES ('a', 'a', 'chat', 'service', '{gate}', 'x')"
+    )
+    await connection.execute(known[9].sql)
+    assert await connection.fetchval("SELECT principal FROM api_key") == "a"
+
+
 def restored(archive: Path) -> str:
     [pg_restore] = [place / "pg_restore" for place in local_places()][:1]
     return subprocess.run(

@@ -256,3 +256,61 @@ async def test_the_command_refuses_in_one_line(
     assert done.returncode == 1
     assert said in done.stderr
     assert done.stderr.count(os.linesep) == 1
+
+
+async def test_one_key_one_effect_across_a_rotation(
+    address: str, connection: asyncpg.Connection
+) -> None:
+    """A successor retries what its predecessor began: the payment is booked once."""
+    old = await create_key(connection, wanted("service", Scope.PURCHASES))
+    new = await rotate_key(connection, old.key_id, overlap_seconds=60, actor="test")
+    newest = await rotate_key(connection, new.key_id, overlap_seconds=60, actor="test")
+    other = await create_key(connection, wanted("service", Scope.PURCHASES))
+    path, payment = "/api/v1/accounts/acme/top-ups", {"Idempotency-Key": "payment-1"}
+    balances = []
+    for issued in (old, new, newest, other):
+        async with keyed(address, issued.credential) as made:
+            balances.append((await made.post(path, json=ONE, headers=payment)).json()["balance"])
+    assert balances == ["101", "101", "101", "102"]
+
+
+async def test_a_session_is_finalised_by_the_successor_alone(
+    address: str, connection: asyncpg.Connection
+) -> None:
+    user = wanted("user", Scope.GATE, account_id="acme")
+    old, other = await create_key(connection, user), await create_key(connection, user)
+    new = await rotate_key(connection, old.key_id, overlap_seconds=60, actor="test")
+    sessions = "/api/v1/accounts/acme/sessions"
+    async with keyed(address, old.credential) as made:
+        opened = await made.post(sessions, json={"credits": 5, "session_id": "s1"})
+        assert opened.status_code == 201
+    answers = []
+    for issued in (other, new):
+        async with keyed(address, issued.credential) as made:
+            done = await made.post(f"{sessions}/s1/finalise", json={"credits": 4})
+            answers.append((done.status_code, done.json().get("code")))
+    assert answers == [(403, "hold_of_another"), (200, None)]
+
+
+async def test_the_audit_log_names_the_key_that_acted(
+    address: str, connection: asyncpg.Connection
+) -> None:
+    """The ledger names whose keys they are, under the name of the first one."""
+    old = await create_key(connection, wanted("admin", Scope.ADMIN))
+    new = await rotate_key(connection, old.key_id, overlap_seconds=60, actor="test")
+    async with keyed(address, new.credential) as made:
+        for path, body in (
+            ("accounts/acme/grants", ONE),
+            ("accounts/acme/adjustments", {**ONE, "reason": "a mistake"}),
+            ("refreshes", {"accounts": ["acme"], "reason": "asked for"}),
+        ):
+            answer = await made.post(f"/api/v1/admin/{path}", json=body)
+            assert answer.is_success, answer.text
+    acts = await list_acts(connection, actor=f"key:{new.key_id}")
+    assert len(acts) == 3
+    booked = await connection.fetch(
+        "SELECT actor FROM credit_transaction WHERE actor LIKE 'key:%' GROUP BY actor"
+    )
+    assert [row["actor"] for row in booked] == [f"key:{old.key_id}"]
+    shown = await list_keys(connection, usable=True, keys_max=10)
+    assert {row["principal"] for row in shown} == {old.key_id}
