@@ -12,17 +12,20 @@ import typer
 
 from tollgate.output import MICRO
 
-_CREDITS = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?")
+# A comma only as the output writes it: whoever means a point by it would get ten times as much.
+_CREDITS = re.compile(r"([0-9]{1,12}|[0-9]{1,3}(?:,[0-9]{3}){1,3})(?:\.([0-9]{1,6}))?")
 _AGO = re.compile(r"([0-9]{1,5})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def parse_credits(text: str) -> int:
-    """Credits with up to six decimals as micro-credits, exactly."""
-    match = _CREDITS.fullmatch(text.replace(",", "").strip())
+    """Credits with up to six decimals as micro-credits, exactly; a comma is only for thousands."""
+    match = _CREDITS.fullmatch(text.strip())
     if match is None:
-        raise typer.BadParameter(f"{text!r} is not an amount like 250 or 0.003750")
-    whole, decimals = match[1], (match[2] or "").ljust(6, "0")
+        raise typer.BadParameter(
+            f"{text!r} is not an amount like 250, 1,000 or 0.003750; decimals follow a point"
+        )
+    whole, decimals = match[1].replace(",", ""), (match[2] or "").ljust(6, "0")
     return int(whole) * MICRO + int(decimals)
 
 

@@ -122,6 +122,8 @@ async def test_adjustments_up_and_down(
     for status, line, arguments in (
         (2, "Missing option '--reason'", ("acme", "1")),
         (2, "is not an amount", ("acme", "--1", *why)),
+        (2, "'2,5' is not an amount", ("acme", "2,5", *why)),
+        (2, "decimals follow a point", ("acme", "-2,5", *why)),
         (1, "not 0", ("acme", "0", *why)),
         (1, "needs a reason", ("acme", "1", "--reason", " ")),
         (1, "no account 'nobody'", ("nobody", "1", *why)),

@@ -24,10 +24,27 @@ def test_amounts_are_exact(amount_micro: int, text: str) -> None:
     assert credits_text(amount_micro) == text
 
 
-@pytest.mark.parametrize("text", ["", "-1", "1e3", "1.2345678", "nan", "٣", "1.", ".5", "1 000"])
+@pytest.mark.parametrize(
+    ("text", "micro"),
+    [("2,500", 2_500_000_000), ("1,234,567.000001", 1_234_567_000_001), (" 25 ", 25_000_000)],
+)
+def test_a_comma_stands_before_thousands(text: str, micro: int) -> None:
+    assert parse_credits(text) == micro
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-1", "1e3", "1.2345678", "nan", "٣", "1.", ".5", "1 000", "2,5", "2,50", "1,0000",
+     "1234,567", ",500", "1,,000", "1,000,00", "0.003,750"],
+)  # fmt: skip
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         parse_credits(text)
+
+
+def test_whoever_types_a_comma_for_a_point_is_told_so() -> None:
+    with pytest.raises(typer.BadParameter, match="a point"):
+        parse_credits("2,5")
 
 
 def test_times_are_utc_unless_they_say_otherwise() -> None:
