@@ -69,7 +69,9 @@ async def audit(settings: Settings, on_result: OnResult = lambda _: None) -> Rep
     rebuild is at work.
     """
     try:
-        connection = await connect(settings, application_name="verify", unlimited=True)
+        connection = await connect(
+            settings, application_name="verify", unlimited=True, long_snapshot=True
+        )
     except (OSError, asyncpg.PostgresError, TimeoutError) as error:
         raise Failure(f"PostgreSQL does not answer: {error}") from error
     try:

@@ -103,12 +103,21 @@ async def _nothing(_: Connection) -> None:
 
 
 async def connect(
-    settings: Settings, *, application_name: str, unlimited: bool = False
+    settings: Settings,
+    *,
+    application_name: str,
+    unlimited: bool = False,
+    long_snapshot: bool = False,
 ) -> "asyncpg.Connection[asyncpg.Record]":
-    """One connection; with `unlimited` no statement limit, for reports and migrations."""
+    """One connection; with `unlimited` no statement limit, for reports and migrations.
+
+    Whoever is suspended in a transaction still gives its locks back after the idle limit. Only a
+    `long_snapshot` may idle in one, for a reader that locks no row and asks another store between.
+    """
     parameters = session_parameters(settings, application_name)
     if unlimited:
         parameters["statement_timeout"] = "0"
+    if long_snapshot:
         parameters["idle_in_transaction_session_timeout"] = "0"
     return await asyncpg.connect(
         settings.postgres.get_secret_value(),

@@ -358,3 +358,9 @@ async def test_the_command_exits_with_1_on_drift(
     assert report["exact"] is False
     findings = [finding for check in report["checks"] for finding in check["findings"]]
     assert [finding["subject"] for finding in findings] == ["account 0"]
+
+
+async def test_the_snapshot_may_wait_for_clickhouse(shipped: Settings) -> None:
+    """It locks no row, so it is not cut off as others that idle in a transaction are."""
+    hasty = shipped.model_copy(update={"idle_transaction_seconds_max": 0.001})
+    assert (await audit(hasty)).exact
