@@ -115,7 +115,8 @@ class ShortWay:
         operation = self._operations[found[2]]
         if caller is None or not _may(caller, found[1], operation):
             return None
-        key = headers.get(b"idempotency-key", b"").decode("latin-1") or None
+        sent = headers.get(b"idempotency-key")
+        key = None if sent is None else sent.decode("latin-1")
         if key is not None and _KEY.fullmatch(key) is None:
             return None
         return _Ordinary(operation, caller, found[1], key)

@@ -44,6 +44,7 @@ OTHERS: list[Asked] = [
     ("/check", b'{"credits": 5}', {"Authorization": "Basic " + token("acme")}),
     ("/check", b'{"credits": 5}', {"Content-Encoding": "gzip"}),
     ("/holds", b'{"credits": 1}', {"Idempotency-Key": "with space"}),
+    ("/holds", b'{"credits": 1}', {"Idempotency-Key": ""}),
     ("/holds", b'{"credits": 1, "live_seconds": 0}', {}),
 ]
 CHANGING = re.compile(r'"(hold_id|created_at|expires_at|available)":"[^"]*"')
