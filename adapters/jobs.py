@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from adapters.failures import Failure
 from adapters.postgres import Connection
 from adapters.queries import load
 from adapters.settings import Settings
@@ -15,6 +16,7 @@ from schemas.jobs import Job
 SQL = load("jobs")
 STATEMENT_SECONDS = 45.0  # less than what the watchdog takes for a stall
 _ERROR_CHARS_MAX = 500
+_DRY = "dry-run/"  # no key of a job has a slash
 
 Figures = dict[str, int]
 
@@ -44,28 +46,36 @@ async def at_work(connection: Connection, job: Job) -> AsyncIterator[Run | None]
     """The run of the job's key for the time of the block, for nobody else; None: it has ended.
 
     The lock is the session's: when its process dies, another one can take the run, which then goes
-    on. In an open transaction it is that one's, which may have failed when the block ends. Raises
-    Busy when somebody is at work on the key.
+    on. In an open transaction it is that one's, which may have failed when the block ends. Dry runs
+    have keys of their own: one uses up no key of a real run. Raises Busy when somebody is at work
+    on the key, and OtherRun when the key is that of another job.
     """
+    key = _DRY + job.id if job.data.dry_run else job.id
     within = connection.is_in_transaction()
-    if not await connection.fetchval(SQL.lock_key_here if within else SQL.lock_key, job.id):
+    if not await connection.fetchval(SQL.lock_key_here if within else SQL.lock_key, key):
         raise Busy(job.id)
     try:
-        yield await _open(connection, job)
+        yield await _open(connection, job, key)
     finally:
         if not within and not connection.is_closed():
-            await connection.fetchval(SQL.unlock_key, job.id)
+            await connection.fetchval(SQL.unlock_key, key)
 
 
 class Busy(Exception):  # noqa: N818 - an answer, not an error: another scheduler has the run
     """Somebody else is at work on this run: it ends, or its lock is free when that one dies."""
 
 
-async def _open(connection: Connection, job: Job) -> Run | None:
-    row = await connection.fetchrow(
-        SQL.open_run, job.data.job, job.id, job.data.dry_run, job.source
-    )
+class OtherRun(Failure):
+    """The key is that of a run of something else, which is what would be done under it."""
+
+
+async def _open(connection: Connection, job: Job, key: str) -> Run | None:
+    asked = job.data
+    row = await connection.fetchrow(SQL.open_run, asked.job, key, asked.dry_run, job.source)
     assert row is not None  # noqa: S101 - an upsert gives its row
+    if (row["job"], row["dry_run"]) != (asked.job, asked.dry_run):
+        was = f"a {'dry ' if row['dry_run'] else ''}run of {row['job']}"
+        raise OtherRun(f"{job.id} is the key of {was}, not of {asked.job}: give another key")
     if row["state"] != "running":
         return None
     figures = json.loads(row["figures"])

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaError
 
 from adapters.job_stream import open_jobs
-from adapters.jobs import Busy, Figures, patient, supersede
+from adapters.jobs import Busy, Figures, OtherRun, patient, supersede
 from adapters.metrics import Metrics
 from adapters.postgres import TRANSIENT, Connection, connect
 from adapters.settings import Settings
@@ -75,19 +75,25 @@ class Scheduler:
             range(len(jobs), 0, -1), zip(records, jobs, strict=True), strict=True
         ):
             self._progress.lag = waiting
-            if isinstance(job, BadJob):
-                self._refuse(record, job)
-            elif not await self._do(job, newest.get(_kind(job))):
+            if not await self._finish(record, job, newest.get(_kind(job))):
                 break
             await self._commit(consumer, place, record.offset + 1)
         self._progress.lag = 0
 
-    def _refuse(self, record: ConsumerRecord, bad: BadJob) -> None:
-        """Not a job: the message stays in the topic for whoever wants to look at it."""
-        self._metrics.job_ended("", "bad")
-        log.warning(
-            "not a job", partition=record.partition, offset=record.offset, detail=bad.detail
-        )
+    async def _finish(self, record: ConsumerRecord, job: Job | BadJob, newest: Job | None) -> bool:
+        """Whether the message is finished. One that is no job, or has the key of another one's
+        run, stays in the topic for whoever wants to look at it.
+        """
+        if isinstance(job, Job):
+            try:
+                return await self._do(job, newest)
+            except OtherRun as other:
+                name, detail = str(job.data.job), str(other)
+        else:
+            name, detail = "", job.detail
+        self._metrics.job_ended(name, "bad")
+        log.warning("not a job", partition=record.partition, offset=record.offset, detail=detail)
+        return True
 
     async def _do(self, job: Job, newest: Job | None) -> bool:
         """Whether the job's message is finished; False only when it is time to stop."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from adapters.jobs import Busy, add_figures, at_work, end_run, list_runs, supersede
+from adapters.jobs import Busy, OtherRun, add_figures, at_work, end_run, list_runs, supersede
 from adapters.postgres import connect
 from adapters.purge import Keep, preview, purge
 from adapters.settings import Settings
@@ -24,8 +24,20 @@ async def connection(settings: Settings) -> AsyncIterator["asyncpg.Connection[as
     await made.close()
 
 
-def job(name: JobName = JobName.EXPIRE, key: str = "k") -> Job:
-    return new_job(name, key, "test", datetime.now(UTC))
+def job(name: JobName = JobName.EXPIRE, key: str = "k", *, dry_run: bool = False) -> Job:
+    return new_job(name, key, "test", datetime.now(UTC), dry_run=dry_run)
+
+
+async def due(connection: asyncpg.Connection) -> None:
+    await account(connection, "acme", CREDIT)
+    await connection.execute(
+        "INSERT INTO allowance (account_id, due_at) VALUES ('acme', now() - interval '1 day')"
+    )
+
+
+async def refreshes(connection: asyncpg.Connection) -> int:
+    count: int = await connection.fetchval("SELECT count(*) FROM refresh")
+    return count
 
 
 async def test_a_key_is_worked_on_by_one_and_given_up_by_dying(
@@ -87,13 +99,55 @@ async def test_a_step_that_is_rolled_back_is_not_counted(connection: asyncpg.Con
     assert (row["figures"], row["state"]) == ({}, "running")
 
 
+async def test_a_dry_run_with_the_key_of_a_killed_run_changes_nothing(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    """The run's row said `refresh` and `not dry`: the credits were given, and `would do` said."""
+    await due(connection)
+    async with at_work(connection, job(JobName.REFRESH)):
+        pass  # killed: the run is open
+    would = await Workshop(settings).run(connection, job(JobName.REFRESH, dry_run=True))
+    assert would is not None
+    assert would.figures == {"accounts": 1, "amount_micro": 1_000 * CREDIT}
+    assert await refreshes(connection) == 0
+    did = await Workshop(settings).run(connection, job(JobName.REFRESH))
+    assert did is not None
+    assert (did.figures["refreshed"], await refreshes(connection)) == (1, 1)
+
+
+async def test_a_dry_run_does_not_use_the_key_up(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    await due(connection)
+    for again in (False, True):
+        would = await Workshop(settings).run(connection, job(JobName.REFRESH, dry_run=True))
+        assert (would is None) is again
+    did = await Workshop(settings).run(connection, job(JobName.REFRESH))
+    assert did is not None
+    assert did.figures["refreshed"] == 1
+    assert {run["dry_run"] for run in await list_runs(connection, None, 5)} == {False, True}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+async def test_the_key_of_one_job_is_no_way_to_another(
+    settings: Settings, connection: asyncpg.Connection, *, finished: bool
+) -> None:
+    await due(connection)
+    async with at_work(connection, job(JobName.REFRESH)) as run:
+        assert run is not None
+        if finished:
+            await end_run(connection, run.run_id)
+    with pytest.raises(OtherRun, match=r"^k is the key of a run of refresh, not of expire"):
+        await Workshop(settings).run(connection, job(JobName.EXPIRE))
+    assert await refreshes(connection) == 0
+    async with at_work(connection, job(JobName.REFRESH)) as same:  # and its lock is free
+        assert (same is None) is finished
+
+
 async def test_refresh_can_be_switched_off_and_made_dry(
     settings: Settings, connection: asyncpg.Connection
 ) -> None:
-    await account(connection, "acme", CREDIT)
-    await connection.execute(
-        "INSERT INTO allowance (account_id, due_at) VALUES ('acme', now() - interval '1 day')"
-    )
+    await due(connection)
     off = Workshop(settings.model_copy(update={"refresh_enabled": False}))
     ended = await off.run(connection, job(JobName.REFRESH, "off"))
     assert ended is not None

@@ -90,6 +90,7 @@ async def test_jobs_come_by_message_and_poison_is_counted(
         Record(b"refresh", b'{"type":"tollgate.job.v9"}'),
         *(message(name, f"{name}:1") for name in JobName),
         message(JobName.REFRESH, "refresh:1"),
+        message(JobName.PURGE, "refresh:1"),
     ]
     await publish(settings, topics["scheduler.jobs"], records)
     with Worker("scheduler", environment) as worker:
@@ -111,6 +112,7 @@ async def test_jobs_come_by_message_and_poison_is_counted(
     assert runs["audit:1"]["figures"]["findings"] == 0
     for line in (
         'tollgate_jobs_total{job="",outcome="bad",stage="scheduler"} 3.0',
+        'tollgate_jobs_total{job="purge",outcome="bad",stage="scheduler"} 1.0',
         'tollgate_jobs_total{job="refresh",outcome="done",stage="scheduler"} 1.0',
         'tollgate_jobs_total{job="refresh",outcome="repeated",stage="scheduler"} 1.0',
         'tollgate_job_figures_total{figure="refreshed",job="refresh",stage="scheduler"} 30.0',
@@ -121,7 +123,7 @@ async def test_jobs_come_by_message_and_poison_is_counted(
     done = [json.loads(line) for line in log.splitlines() if '"job done"' in line]
     assert {entry["job"] for entry in done} == set(JobName)
     assert next(entry for entry in done if entry["job"] == "refresh")["refreshed"] == 30
-    assert log.count('"not a job"') == 3
+    assert log.count('"not a job"') == 4
 
 
 async def test_killed_in_the_middle_and_two_at_once_refresh_each_account_once(
@@ -292,6 +294,8 @@ async def test_by_hand(
     assert "hand" in table.stdout
     wrong = await run_tollgate(environment, "job", "expire", "--key", "a b")
     assert wrong.returncode == 2
+    other = await run_tollgate(environment, "job", "purge", "--now", "--key", "one")
+    assert (other.returncode, "one is the key of a run of refresh" in other.stderr) == (1, True)
 
 
 async def test_a_job_that_fails_is_told_and_the_next_one_is_done(
