@@ -15,8 +15,8 @@ from typing import TypeVar
 from adapters.at_hand import AtHand
 from adapters.gate_account import LockedAccount, Spending, funds_of, lock
 from adapters.gate_outcomes import Closed, Deducted, Denied, Held, Outcome, from_text, to_text
-from adapters.gate_prices import PriceSource
-from adapters.idempotency import Key, once
+from adapters.gate_prices import PricesUnread, SharedPrices
+from adapters.idempotency import Key, Reply, once
 from adapters.patience import Patience, Unavailable
 from adapters.postgres import REPEATABLE, Connection, Pool
 from adapters.queries import load
@@ -81,7 +81,7 @@ class Gate:
         self._pool = pool
         self._rules = rules
         self._plain = rules.strictest
-        self._prices = PriceSource()
+        self.prices = SharedPrices(pool, rules.seconds_max)
         self._patience = Patience(rules.seconds_max)
         self._at_hand = AtHand(pool, rules.seconds_max)
 
@@ -199,7 +199,7 @@ class Gate:
             hold = account.open_hold(by)
             if isinstance(hold, Denial):
                 return account.denied(hold)
-            amount_micro = await account.price(self._prices, spending)
+            amount_micro = await account.price(self.prices, spending)
             if isinstance(amount_micro, Denied):
                 return amount_micro
             return await account.close(hold, HoldState.SETTLED, spending, amount_micro)
@@ -236,7 +236,7 @@ class Gate:
         """
 
         async def decide(account: LockedAccount) -> Deducted | Denied:
-            amount_micro = await account.price(self._prices, spending)
+            amount_micro = await account.price(self.prices, spending)
             if isinstance(amount_micro, Denied):
                 return amount_micro
             denial = may_go_on(account.funds, amount_micro) if amount_micro else None
@@ -290,8 +290,16 @@ class Gate:
                 return to_text(Denied(Denial.UNKNOWN_ACCOUNT))
             return to_text(await decide(account))
 
-        reply = await self._patience.within(once(self._pool, key, work), spent_seconds)
+        reply = await self._patience.within(self._priced(key, work), spent_seconds)
         return from_text(reply.text)
+
+    async def _priced(self, key: Key | None, work: Callable[[Connection], Awaitable[str]]) -> Reply:
+        """Where prices have to be read, that is waited for without a lock or a connection."""
+        while True:
+            try:
+                return await once(self._pool, key, work)
+            except PricesUnread:
+                await self.prices.read()
 
 
 def _one_of(kind: type[Kind], outcome: Outcome) -> Kind | Denied:

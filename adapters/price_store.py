@@ -3,10 +3,13 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from asyncpg import Record
 
 from adapters.failures import Failure
 from adapters.postgres import Connection
@@ -15,42 +18,72 @@ from core.book_diff import Change, differences
 from core.catalog import Catalog, parse_catalog
 from core.default_book import default_document
 from core.document import Node
-from core.prices import BookError, PriceHistory, parse_book
+from core.prices import BookError, PriceBook, PriceHistory, parse_book
 from core.retired import Merged, with_retired
 from schemas.price_book import INSTALLED_CATALOG
 
 _SQL = load("prices")
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+_VERSIONS_AT_ONCE = 8  # of one statement, which reads all their catalogs: far below its time limit
+# Each catalog that this process has parsed, by digest: they never change, and every history that
+# has its version holds it anyhow.
+_CATALOGS: dict[str, Catalog] = {}
+
+Opened = Callable[[], AbstractAsyncContextManager[Connection]]
 
 
-async def load_history(connection: Connection) -> PriceHistory:
-    """All versions, parsed. Versions with equal catalogs share one in memory.
+async def load_history(connection: Connection, known: PriceHistory | None = None) -> PriceHistory:
+    """All versions, parsed; only those newer than the known ones are read.
+
+    Versions with equal catalogs share one in memory.
 
     Raises:
         Failure: a stored version cannot be read by this release.
     """
-    catalogs: dict[str, Catalog] = {}
-    books = []
-    for row in await connection.fetch(_SQL.versions):
-        version, catalog_digest = row["price_version"], row["catalog_digest"]
-        try:
-            if catalog_digest not in catalogs:
-                text = await connection.fetchval(_SQL.catalog, version)
-                # In a thread: no event loop may stand still for a third of a second.
-                catalogs[catalog_digest] = await asyncio.to_thread(_read_catalog, text)
-            book = parse_book(
-                json.loads(row["document"]),
-                version=version,
-                effective_from=row["effective_from"],
-                catalog=catalogs[catalog_digest],
+    history = known or PriceHistory(())
+    async for grown in newer_versions(lambda: nullcontext(connection), history):
+        history = grown
+    return history
+
+
+async def newer_versions(opened: Opened, history: PriceHistory) -> AsyncIterator[PriceHistory]:
+    """Yields the history with the next newer version, again and again, until it has them all.
+
+    In the order of their numbers, so that one with the newest has every one. A connection is kept
+    for a statement only, and nothing is read before the last history is taken. Raises Failure as
+    `load_history`.
+    """
+    while True:
+        async with opened() as connection:
+            rows = await connection.fetch(
+                _SQL.versions_above, history.latest_version, _VERSIONS_AT_ONCE
             )
-        except BookError as error:
-            raise Failure(
-                f"price version {version} cannot be read by this release: {error}. Run the release"
-                " that published it, or a newer one"
-            ) from error
-        books.append(book)
-    return PriceHistory(books)
+        for row in rows:
+            history = history.with_newer([await _book(opened, row)])
+            yield history
+        if len(rows) < _VERSIONS_AT_ONCE:
+            return
+
+
+async def _book(opened: Opened, row: Record) -> PriceBook:
+    version, digest = row["price_version"], row["catalog_digest"]
+    try:
+        if digest not in _CATALOGS:
+            async with opened() as connection:
+                text = await connection.fetchval(_SQL.catalog, version)
+            # In a thread: no event loop may stand still for a third of a second.
+            _CATALOGS[digest] = await asyncio.to_thread(_read_catalog, text)
+        return parse_book(
+            json.loads(row["document"]),
+            version=version,
+            effective_from=row["effective_from"],
+            catalog=_CATALOGS[digest],
+        )
+    except BookError as error:
+        raise Failure(
+            f"price version {version} cannot be read by this release: {error}. Run the release"
+            " that published it, or a newer one"
+        ) from error
 
 
 def _read_catalog(text: str) -> Catalog:

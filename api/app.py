@@ -11,7 +11,6 @@ from adapters.balance_cache import BalanceCache
 from adapters.event_publisher import open_publisher
 from adapters.failures import Failure
 from adapters.gate import Gate, Rules
-from adapters.gate_prices import PriceSource
 from adapters.metrics import Metrics
 from adapters.patience import Patience
 from adapters.postgres import open_pool
@@ -88,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.pool = pool
             app.state.publisher = publisher
             app.state.gate = Gate(pool, _rules(settings))
+            app.state.prices = app.state.gate.prices
             app.state.database = Database(
                 pool,
                 Patience(settings.gate_seconds_max),
@@ -95,12 +95,14 @@ def create_app(settings: Settings) -> FastAPI:
                 app.state.metrics,
                 tier_limits(settings),
             )
-            app.state.dependencies = health.Dependencies(pool, settings)
+            app.state.dependencies = health.Dependencies(pool, settings, app.state.prices)
             remembered = Remembered()
             keys = KeyAuthenticator(pool, settings.gate_seconds_max, remembered)
             app.state.remembered = remembered
             app.state.authenticators = [TokenAuthenticator(settings, remembered), keys]
+            app.state.prices.begin()
             yield
+            await app.state.prices.close()
 
     app = FastAPI(
         title="Tollgate",
@@ -114,7 +116,6 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.metrics = Metrics("api")
-    app.state.prices = PriceSource()
     app.state.vault = Vault(settings.provider_key_secrets)
     handle_problems(app)
     app.add_middleware(ShortWay, routes=gate.router.routes)

@@ -1,14 +1,15 @@
 """What a described usage would cost: by the published prices and the code that charges."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, Field
 
 from adapters.account_view import read_profile
 from adapters.explain import cost
-from adapters.gate_prices import PriceSource
+from adapters.gate_prices import PricesUnread, SharedPrices
 from adapters.postgres import Connection
 from api.amounts import ShownCredits
 from api.database import Database
@@ -18,6 +19,8 @@ from core.explain import Explanation
 from core.holds import Denial
 from core.rating import AccountFacts
 from schemas.events import Rejected, UsageData, UsageEvent
+
+Result = TypeVar("Result")
 
 
 class CostAnswer(BaseModel):
@@ -41,11 +44,23 @@ async def cost_of(
             return None
         return await priced(request, connection, event, AccountFacts(profile.tier, demo=False))
 
-    database: Database = request.app.state.database
-    found = await database.read(work)
+    found = await read_priced(request, work)
     if found is None:
         raise not_found()
     return answer_of(found)
+
+
+async def read_priced(request: Request, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+    """Runs a read that needs prices, once more when they had to be read first. Raises Unavailable,
+    and what the work does.
+    """
+    database: Database = request.app.state.database
+    try:
+        return await database.read(work)
+    except PricesUnread:
+        prices: SharedPrices = request.app.state.prices
+        await prices.read()
+        return await database.read(work)
 
 
 async def priced(
@@ -53,9 +68,9 @@ async def priced(
 ) -> Explanation | Rejected:
     """The price under the version of the event's time; the published prices are kept in memory.
 
-    Raises Problem 422 for a time before the first version.
+    To be run by `read_priced`. Raises Problem 422 for a time before the first version.
     """
-    prices: PriceSource = request.app.state.prices
+    prices: SharedPrices = request.app.state.prices
     history = await prices.current(connection)
     if history.at(event.time) is None:
         raise denied(Denial.UNPRICED, "no price version is in force then")

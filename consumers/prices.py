@@ -27,6 +27,6 @@ class Prices:
             message = "no price book was ever published; run `tollgate migrate`"
             raise Halt(HaltReason.NO_PRICE_BOOK, message)
         if self.known is None or self.known.latest_version < version:
-            self.known = await load_history(connection)
+            self.known = await load_history(connection, self.known)
             log.info("price book loaded", price_version=self.known.latest_version)
         return self.known

@@ -106,6 +106,10 @@ class PriceHistory:
         self._starts = [book.effective_from for book in self._books]
         self.latest_version = max((book.version for book in self._books), default=0)
 
+    def with_newer(self, books: Iterable[PriceBook]) -> PriceHistory:
+        """Another history, of these versions as well; versions never change, so they are shared."""
+        return PriceHistory([*self._books, *books])
+
     def at(self, when: datetime) -> PriceBook | None:
         """The version with the latest start not after `when`; of equal starts the newest version.
 

@@ -3,7 +3,6 @@
 Amounts are JSON numbers here. What they do is done by the routes under /api/v1.
 """
 
-import json
 from datetime import datetime
 from enum import Enum
 from typing import Annotated
@@ -30,15 +29,15 @@ from api.amounts import (
 )
 from api.callers import AdminCaller, AnyCaller
 from api.compat import allocate_to_anyone, whose
-from api.costs import answer_of, priced
+from api.costs import answer_of, priced, read_priced
 from api.database import UsedDatabase
-from api.fields import AccountName, GivenReason, Limit, Reason
+from api.fields import AccountName, GivenReason, Limit, Metadata, Reason, metadata_text
 from api.keys import IdempotencyKey
 from api.problems import not_found
 from api.proposed import PROPOSED, ProposalView, UsedPolicy, change_or_propose, proposal_view
 from api.routes.accounts import EntryView, history_page, known_profile
 from api.routes.admin import adjustment_of, admin_of
-from api.routes.gate import Metadata, refused
+from api.routes.gate import refused
 from api.routes.health import DOWN, Asked, Health, health
 from api.usage import Strict, described_event, described_usage
 from core.explain import Explanation
@@ -189,9 +188,7 @@ async def transactions(
 
 
 @router.post("/api/v1/credits/calculate-cost", tags=ACCOUNTS)
-async def calculate_cost(
-    request: Request, caller: AnyCaller, database: UsedDatabase, body: CostBody
-) -> CostAnswer:
+async def calculate_cost(request: Request, caller: AnyCaller, body: CostBody) -> CostAnswer:
     """As /api/v1/accounts/{account_id}/calculate-cost; without an account, by the default tier."""
     account = caller.account_id if body.user_id is None else whose(caller, body.user_id)
     tokens = {"input": body.tokens_used - body.output_tokens, "output": body.output_tokens}
@@ -203,7 +200,7 @@ async def calculate_cost(
         tier = request.app.state.settings.default_tier if profile is None else profile.tier
         return await priced(request, connection, event, AccountFacts(tier, demo=False))
 
-    return CostAnswer(cost=answer_of(await database.read(work)).credits)
+    return CostAnswer(cost=answer_of(await read_priced(request, work)).credits)
 
 
 @router.post("/api/v1/credits/deduct", tags=GATE)
@@ -217,7 +214,7 @@ async def deduct(
     """As /api/v1/accounts/{account_id}/deduct."""
     account = whose(caller, body.user_id)
     gate: Gate = request.app.state.gate
-    metadata = json.dumps(body.metadata, sort_keys=True) if body.metadata else ""
+    metadata = metadata_text(body.metadata)
     spending = Spending(account, caller.subject, to_micro(body.amount), metadata=metadata)
     try:
         outcome = await gate.deduct(spending, key)

@@ -3,12 +3,15 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from adapters.dependencies import clickhouse_answers, kafka_answers
+from adapters.failures import Failure
+from adapters.gate_prices import SharedPrices
 from adapters.patience import Patience, Unavailable
 from adapters.postgres import Connection, Pool
 from adapters.queries import load
@@ -47,14 +50,24 @@ class Ready(BaseModel):
 class Dependencies:
     """Asks each dependency; nobody's curiosity is a load, because an answer holds two seconds."""
 
-    def __init__(self, pool: Pool, settings: Settings) -> None:
+    def __init__(self, pool: Pool, settings: Settings, prices: SharedPrices) -> None:
         self._pool = pool
+        self._prices = prices
         self._patience = Patience(DEPENDENCY_SECONDS_MAX)
         self._postgres = _Asked(self._writable)
         self._others = {
             "kafka": _Asked(lambda: kafka_answers(settings, DEPENDENCY_SECONDS_MAX)),
             "clickhouse": _Asked(lambda: clickhouse_answers(settings, DEPENDENCY_SECONDS_MAX)),
         }
+
+    async def ready(self) -> bool:
+        """Whether PostgreSQL takes writes and the prices are read; that is waited for a moment."""
+        if not await self.writable():
+            return False
+        if not self._prices.ready:
+            with suppress(Unavailable, Failure):
+                await self._prices.read()
+        return self._prices.ready
 
     async def writable(self) -> bool:
         """Whether PostgreSQL takes writes."""
@@ -122,7 +135,7 @@ async def health(response: Response, dependencies: Asked) -> Health:
 @router.get("/ready", responses={503: {"model": Ready}})
 async def ready(response: Response, dependencies: Asked) -> Ready:
     """False, with 503, while requests can not be answered."""
-    able = await dependencies.writable()
+    able = await dependencies.ready()
     if not able:
         response.status_code = 503
     return Ready(ready=able)

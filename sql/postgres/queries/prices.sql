@@ -14,6 +14,19 @@ SELECT price_version,
 FROM price_version
 ORDER BY price_version;
 
+-- name: versions_above
+-- The next versions without their catalogs, in the order of their numbers. Equal catalogs have equal
+-- digests: a price change seldom touches the 2,330 models of the catalog, so the reader parses each
+-- catalog once. $1: above this number, $2: at most so many.
+SELECT price_version,
+       effective_from,
+       (document - 'catalog')::text AS document,
+       md5((document -> 'catalog')::text) AS catalog_digest
+FROM price_version
+WHERE price_version > $1
+ORDER BY price_version
+LIMIT $2;
+
 -- name: catalog
 -- $1: a version; its catalog as JSON text.
 SELECT (document -> 'catalog')::text FROM price_version WHERE price_version = $1;
