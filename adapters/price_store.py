@@ -20,10 +20,12 @@ from core.default_book import default_document
 from core.document import Node
 from core.prices import BookError, PriceBook, PriceHistory, parse_book
 from core.retired import Merged, with_retired
+from core.volume_counts import Published, clash, versions_beside
 from schemas.price_book import INSTALLED_CATALOG
 
 _SQL = load("prices")
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+_NO_CATALOG = Catalog("none", ())
 _VERSIONS_AT_ONCE = 8  # of one statement, which reads all their catalogs: far below its time limit
 # Each catalog that this process has parsed, by digest: they never change, and every history that
 # has its version holds it anyhow.
@@ -112,7 +114,7 @@ class Proposal:
 
     `document` is whole: its catalog is the one that will be stored, and `catalog` says where that
     came from. `kept` are the models that only the version before still knew. `past` says that it
-    is a correction.
+    is a correction. `clashes` are volume prices that would give back what nobody paid.
     """
 
     document: dict[str, Any]
@@ -123,6 +125,7 @@ class Proposal:
     changes: list[Change]
     catalog: str
     kept: list[str]
+    clashes: list[str]
 
 
 async def overview(connection: Connection) -> list[Version]:
@@ -178,10 +181,31 @@ async def propose(
         document = {**(base or {}), "catalog": INSTALLED_CATALOG}
     # In a thread: no event loop may stand still for half a second.
     whole, catalog, kept = await asyncio.to_thread(_whole, document, base, against)
-    await asyncio.to_thread(parse_book, whole, version=0, effective_from=_EPOCH)
+    book = await asyncio.to_thread(parse_book, whole, version=0, effective_from=_EPOCH)
     changes = [] if base is None else await asyncio.to_thread(differences, base, whole)
     until = await connection.fetchval(_SQL.next_start, begins)
-    return Proposal(whole, begins, until, start["past"], against, changes, catalog, kept)
+    clashes = await _clashes(connection, book, begins, start["now"])
+    return Proposal(whole, begins, until, start["past"], against, changes, catalog, kept, clashes)
+
+
+async def _clashes(
+    connection: Connection, book: PriceBook, begins: datetime, now: datetime
+) -> list[str]:
+    """Where a volume price would count on from another price within a month, in plain words."""
+    versions = await overview(connection)
+    known = [Published(each.version, each.effective_from, each.published_at) for each in versions]
+    new = Published(max((each.version for each in versions), default=0) + 1, begins, now)
+    found = []
+    for version, text in await connection.fetch(_SQL.rules, versions_beside(new, known)):
+        rules = parse_book(
+            json.loads(text), version=0, effective_from=_EPOCH, catalog=_NO_CATALOG
+        ).counted_rules()
+        if (pair := clash([*rules, *book.counted_rules()])) is not None:
+            found.append(
+                f"{pair[1].name} counts {pair[0].counter!r}, as {pair[0].name} of version {version}"
+                " does at another price in the same month"
+            )
+    return found
 
 
 def _whole(
@@ -254,7 +278,7 @@ async def publish_proposal(
     written.
 
     Raises:
-        Failure: the document changes nothing, or starts in the past.
+        Failure: the document changes nothing, starts in the past, or clashes (see Proposal).
         BookError: the document is not valid.
     """
     async with connection.transaction():
@@ -282,6 +306,11 @@ def refuse(proposal: Proposal, *, correction: bool) -> None:
         raise Failure(
             f"the price book equals version {proposal.against}, the one in force then; nothing was"
             " published"
+        )
+    if proposal.clashes:
+        raise Failure(
+            f"{proposal.clashes[0]}: what a volume price gives back must have been paid by it."
+            " Begin at the start of a month (UTC) that is to come, or name another `counter:`"
         )
 
 

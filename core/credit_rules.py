@@ -68,6 +68,9 @@ def counted_rule(
     if isinstance(shape, Volume) and scaled_by:
         # What a step gives back was charged to earlier events, perhaps with another multiplier.
         raise fields["multipliers"].error("a volume price has no multipliers")
+    if isinstance(shape, Package) and scaled_by & Multiplier.POWER_LEVEL:
+        # A package is begun by one event and used up by others, perhaps of a dearer level.
+        raise fields["multipliers"].error("a package has no power_level multiplier")
     return CountedRule(
         name=name,
         counter=_counter(fields["counter"]) if "counter" in fields else name,

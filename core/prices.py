@@ -18,6 +18,7 @@ from core.currencies import USD, parse_currencies
 from core.document import BookError, Node
 from core.multipliers import parse_multipliers
 from core.rules import TOKEN_RULE_FIELDS, charge_model, flat_rule, token_rule
+from core.volume_counts import clash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -69,6 +70,11 @@ class PriceBook:
             if starts_at is None or when >= starts_at:
                 return factors.get(key)
         raise AssertionError("the first rate has no start")
+
+    def counted_rules(self) -> list[CountedRule]:
+        """The rules whose price depends on the month, each under all of its names."""
+        rules = (*self.actions.values(), *self._own_models.values())
+        return [rule for rule in rules if isinstance(rule, CountedRule)]
 
     def model_rule(self, provider: str, model: str) -> ModelRule | None:
         """The rule for a model as an app names it, or None when the book does not know it.
@@ -146,7 +152,7 @@ def parse_book(
     fields = root.fields(required, _OPTIONAL_FIELDS)
     currencies, scaled_by = parse_currencies(fields, root), parse_multipliers(fields)
     flat, flat_models = flat_rule(fields["flat"]) if "flat" in fields else (None, frozenset())
-    return PriceBook(
+    book = PriceBook(
         version=version,
         effective_from=effective_from,
         actions={action: action_rule(action, row) for action, row in fields["actions"].items()},
@@ -161,6 +167,12 @@ def parse_book(
         _own_models=_own_models(fields["models"]),
         _catalog=parse_catalog(fields["catalog"]) if catalog is None else catalog,
     )
+    if (found := clash(book.counted_rules())) is not None:
+        raise root.error(
+            f"{found[0].name} and {found[1].name} share the counter {found[0].counter!r}, and a"
+            " volume price shares it only with an equal one"
+        )
+    return book
 
 
 def _own_models(node: Node) -> dict[str, TokenRule | CountedRule]:

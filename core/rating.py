@@ -86,11 +86,8 @@ class Counting:
     factor: int
     month: date
     units: int
-
-    @property
-    def counter(self) -> str:
-        """The name under which the account's units of the month are counted."""
-        return self.rule.counter
+    counter: str
+    """The name under which the account's units of the month are counted; see `counter_of`."""
 
     def rated(self, before: int) -> Rated | Rejected:
         """The price when the account's counter of that month stands at `before`. Pure.
@@ -109,7 +106,7 @@ class Counting:
         if after > COUNTED_UNITS_MAX:
             return rejected(self.event, _COUNTER_FULL)
         rule = self.rule
-        return Rated(rated_micro, self.price_version, rule.name, rule.counter, self.units, before)
+        return Rated(rated_micro, self.price_version, rule.name, self.counter, self.units, before)
 
 
 _TOO_MUCH = Refusal(Reason.UNPROCESSABLE, "the price is above a billion credits")
@@ -159,7 +156,8 @@ def rate_with(
             numerator = _billed(rule, book, event)
             denominator = _BILLED_DENOMINATOR
         case CountedRule():
-            return _counting(rule, factor, event, book)
+            counter = counter_of(rule, own_key=own_key, demo=facts.demo)
+            return _counting(rule, counter, factor, event, book)
         case _:
             assert_never(rule)
     if isinstance(numerator, Refusal):
@@ -239,8 +237,19 @@ def _billed(rule: BilledRule, book: PriceBook, event: UsageEvent) -> int | Refus
     return scaled(billed.amount, BILLED_DECIMALS) * rate * rule.markup * MICRO
 
 
+def counter_of(rule: CountedRule, *, own_key: bool, demo: bool) -> str:
+    """The counter of an event that the rule prices: what cost little counts for itself.
+
+    Usage on the account's own key or in demo mode would else begin packages and climb steps for
+    usage that is paid in full, and a volume price would give back what nobody was charged. A book
+    cannot name such a counter: it has a space.
+    """
+    paid = " (own key)" if own_key else ""
+    return f"{rule.counter}{paid} (demo)" if demo else rule.counter + paid
+
+
 def _counting(
-    rule: CountedRule, factor: int, event: UsageEvent, book: PriceBook
+    rule: CountedRule, counter: str, factor: int, event: UsageEvent, book: PriceBook
 ) -> Counting | Rejected:
     data = event.data
     refusal = _other_kind(rule.unit, data)
@@ -251,4 +260,4 @@ def _counting(
         return rejected(event, named(refusal, rule.name, book))
     units = data.tokens.input + data.tokens.output if rule.of_tokens else data.quantity
     month = event.time.astimezone(UTC).date().replace(day=1)
-    return Counting(event, book.version, rule, factor, month, units)
+    return Counting(event, book.version, rule, factor, month, units, counter)

@@ -176,8 +176,12 @@ def _counted(more: dict[str, Schema]) -> list[Schema]:
         "free_units": _ref("whole"),
     }
     no_multipliers = {"type": "array", "maxItems": 0}
+    by_tier = {"type": "array", "items": {"enum": ["tier"]}}
     return [
-        _closed(["charge", "credits", "size"], {"charge": {"const": "package"}, **package, **more}),
+        _closed(
+            ["charge", "credits", "size"],
+            {"charge": {"const": "package"}, **package, **more, "multipliers": by_tier},
+        ),
         _closed(["charge", "steps"], {"charge": {"const": "graduated"}, **steps, **more}),
         _closed(
             ["charge", "steps"],

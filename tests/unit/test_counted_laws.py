@@ -35,6 +35,12 @@ def month(
     return costs
 
 
+def _scaled(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with every multiplier that its model takes."""
+    power = [] if row["charge"] == "package" else ["power_level"]
+    return row | {"multipliers": [*power, "tier"]}
+
+
 @given(COUNTED, UNITS)
 def test_a_month_in_one_event_costs_its_definition(row: dict[str, Any], units: int) -> None:
     assert month(row, [units]) == [floor(defined(row, units) * 10**6 + Fraction(1, 2))]
@@ -61,7 +67,7 @@ def test_splitting_never_makes_graduated_pricing_cheaper_than_its_definition(
 def test_no_event_costs_less_than_nothing_and_more_units_never_less(
     row: dict[str, Any], sizes: list[int], event: tuple[str, str]
 ) -> None:
-    scaled = row | {"multipliers": ["power_level", "tier"]}
+    scaled = _scaled(row)
     assert all(micro >= 0 for micro in month(scaled, sizes, *event))
     more = [month(scaled, [*sizes, last], *event)[-1] for last in (0, 1, 7, 900)]
     assert more == sorted(more)
@@ -71,8 +77,9 @@ def test_no_event_costs_less_than_nothing_and_more_units_never_less(
 def test_an_event_loses_less_than_one_micro_credit_and_the_month_at_most_half_a_one(
     row: dict[str, Any], sizes: list[int], event: tuple[str, str]
 ) -> None:
-    scaled = row | {"multipliers": ["power_level", "tier"]}
-    factor = {"eco": Fraction(1, 2), "balanced": Fraction(1), "precision": Fraction(2)}[event[0]]
+    scaled = _scaled(row)
+    power = {"eco": Fraction(1, 2), "balanced": Fraction(1), "precision": Fraction(2)}[event[0]]
+    factor = power if "power_level" in scaled["multipliers"] else Fraction(1)
     factor *= {"free": Fraction(3, 2), "pro": Fraction(1)}[event[1]]
     costs = month(scaled, sizes, *event)
     counts = [sum(sizes[:n]) for n in range(len(sizes) + 1)]
@@ -88,6 +95,25 @@ def test_a_volume_price_never_gives_back_more_than_the_month_was_charged(
 ) -> None:
     costs = month(row, sizes)
     assert all(sum(costs[:n]) >= 0 for n in range(len(costs) + 1))
+
+
+_PAID = st.lists(st.tuples(UNITS, st.booleans()), max_size=12)
+
+
+@given(volume(), _PAID)
+def test_it_gives_back_nothing_for_what_a_demo_account_was_not_charged(
+    row: dict[str, Any], events: list[tuple[int, bool]]
+) -> None:
+    prices, counts, charged = history(actions={"work": row}), dict[str, int](), 0
+    for units, demo in events:
+        event = usage(action="work", quantity=units)
+        counting = rate(event, prices, AccountFacts("pro", demo=demo))
+        assert isinstance(counting, Counting)
+        rated = counting.rated(counts.get(counting.counter, 0))
+        assert isinstance(rated, Rated)
+        counts[rated.counter] = counts.get(rated.counter, 0) + units
+        charged += 0 if demo else rated.rated_micro
+        assert charged >= 0
 
 
 @given(MONOTONIC, st.integers(0, 10**9), st.integers(0, 10**6))

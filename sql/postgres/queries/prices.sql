@@ -31,13 +31,21 @@ LIMIT $2;
 -- $1: a version; its catalog as JSON text.
 SELECT (document -> 'catalog')::text FROM price_version WHERE price_version = $1;
 
+-- name: rules
+-- $1: numbers of versions; each with its document without the catalog, in which nothing is counted.
+SELECT price_version, (document - 'catalog')::text
+FROM price_version
+WHERE price_version = ANY ($1::integer[])
+ORDER BY price_version;
+
 -- name: start
--- $1: the wanted start, NULL for now. Returns the start and whether it is in the past. "Now" is the
--- clock, not the start of the transaction, which may have waited for another publisher; and it is
--- the second after the next, so that the version is there for all to see before it begins.
+-- $1: the wanted start, NULL for now. Returns the start, whether it is in the past, and the time. "Now"
+-- is the clock, not the start of the transaction, which may have waited for another publisher; and it
+-- is the second after the next, so that the version is there for all to see before it begins.
 SELECT coalesce($1::timestamptz, date_trunc('second', clock_timestamp()) + interval '2 seconds')
            AS effective_from,
-       coalesce($1::timestamptz < clock_timestamp(), false) AS past;
+       coalesce($1::timestamptz < clock_timestamp(), false) AS past,
+       clock_timestamp() AS now;
 
 -- name: next_start
 -- $1: a start; when the next version takes over from one that begins then, NULL when none does.
