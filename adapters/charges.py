@@ -21,7 +21,7 @@ from core.corrections import month_end, month_of
 from core.margin import MarginError, carried, remainder_micro, repriced, voided
 from core.prices import PriceHistory
 from core.rating import Rated, rate
-from core.recorded import Row, facts_of, recorded_event, usage_columns, usage_recorded
+from core.recorded import Row, facts_of, recorded_event, unit_charged, usage_columns, usage_recorded
 from schemas.reasons import Rejected
 from schemas.usage import UsageEvent
 
@@ -116,14 +116,16 @@ async def amend(connection: Connection, request: Request, patch: Mapping[str, An
     """Replaces what the charge recorded by what is right, and moves the difference.
 
     `patch` is merged into the recorded `data` (RFC 7396). The event keeps its identity and time and
-    is priced by the version in force at its time; a voided charge counts again. Idempotent: the
-    same usage changes nothing. Raises Failure when there is no such charge, when the amended usage
-    breaks a limit or has no price, or when the key stands for something else.
+    is priced by the version in force at its time; a voided charge counts again. Its quantity is of
+    the unit that it was charged in, unless the patch names another. Idempotent: the same usage
+    changes nothing. Raises Failure when there is no such charge, when the amended usage breaks a
+    limit or has no price, or when the key stands for something else.
     """
     loaded = await load_history(connection)
 
     def wanted(row: Row) -> UsageEvent:
-        return amended(recorded_event(row), patch)
+        charged_by = loaded.numbered(row["price_version"])
+        return amended(recorded_event(row, unit_charged(row, charged_by)), patch)
 
     async def change(row: Row) -> list[Change]:
         event = wanted(row)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import asyncpg
 import stamina
@@ -38,6 +39,7 @@ from core.rerating import (
     Stretch,
     compare,
     counter_keys,
+    in_their_units,
     price_all,
     refuse_open_months,
     resolve,
@@ -51,6 +53,13 @@ _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 
 OnProgress = Callable[[int], None]
 Price = Callable[[UsageEvent, AccountFacts], Rating]
+
+
+class Pricing(NamedTuple):
+    """How a run prices an event, and the versions by which events were charged."""
+
+    price: Price
+    charged: PriceHistory
 
 
 class _Stale(Exception):  # noqa: N818 - a state of the world, not an error
@@ -106,12 +115,13 @@ async def go_on(
     """
     if run.finished_at is not None:
         return run
-    price = await _pricing(connection, run)
+    history = await load_history(connection)
+    pricing = Pricing(_price(run, history), history)
     try:
         if run.kind is RunKind.APPLY:
-            await _apply(connection, run, price, on_progress)
+            await _apply(connection, run, pricing, on_progress)
         else:
-            await _what_if(connection, settings, run, price, on_progress)
+            await _what_if(connection, settings, run, pricing, on_progress)
     except (InsideMonthError, OpenMonthError) as error:
         raise await _refused(connection, run, str(error)) from None
     await rerate_runs.finish(connection, run.run_id)
@@ -131,7 +141,7 @@ async def _refused(connection: Connection, run: Run, why: str) -> Failure:
     )
 
 
-async def _pricing(connection: Connection, run: Run) -> Price:
+def _price(run: Run, history: PriceHistory) -> Price:
     book = run.book
     if book.document is not None:
         try:
@@ -139,7 +149,6 @@ async def _pricing(connection: Connection, run: Run) -> Price:
         except BookError as error:
             raise Failure(f"the price book of run {run.run_id} is not valid: {error}") from None
         return lambda event, facts: rate_with(event, parsed, facts)
-    history = await load_history(connection)
     if book.price_version is not None:
         version = history.numbered(book.price_version)
         if version is None:
@@ -151,11 +160,11 @@ async def _pricing(connection: Connection, run: Run) -> Price:
 
 
 async def _priced(
-    connection: Connection, run: Run, chunk: Chunk, price: Price
+    connection: Connection, run: Run, chunk: Chunk, pricing: Pricing
 ) -> tuple[Found, dict[CounterKey, int]]:
     """What becomes of a chunk's events, and the counts of the run after them."""
-    items = chunk.items
-    ratings = price_all(items, price)
+    items = in_their_units(chunk.items, pricing.charged)
+    ratings = price_all(items, pricing.price)
     counts = await rerate_runs.read_counts(
         connection, run.run_id, sorted(counter_keys(items, ratings))
     )
@@ -166,7 +175,7 @@ async def _priced(
 
 
 async def _what_if(
-    connection: Connection, settings: Settings, run: Run, price: Price, on_progress: OnProgress
+    connection: Connection, settings: Settings, run: Run, pricing: Pricing, on_progress: OnProgress
 ) -> None:
     """ClickHouse takes the lines of one chunk while PostgreSQL or Kafka hands out the next."""
     with open_client(settings) as client:
@@ -177,7 +186,7 @@ async def _what_if(
         async with _chunks(connection, settings, run) as reading:
             chunk = await anext(reading, None)
             while chunk is not None:
-                found, counts = await _priced(connection, run, chunk, price)
+                found, counts = await _priced(connection, run, chunk, pricing)
                 insert = asyncio.create_task(asyncio.to_thread(lines.insert, done, found.lines))
                 try:
                     upcoming = await anext(reading, None)
@@ -218,13 +227,15 @@ async def _ledger_chunks(connection: Connection, run: Run) -> AsyncIterator[Chun
         position = chunk.position
 
 
-async def _apply(connection: Connection, run: Run, price: Price, on_progress: OnProgress) -> None:
-    while chunk := await _book_next(connection, run, price):
+async def _apply(
+    connection: Connection, run: Run, pricing: Pricing, on_progress: OnProgress
+) -> None:
+    while chunk := await _book_next(connection, run, pricing):
         run = replace(run, position=chunk.position, chunks=run.chunks + 1)
         on_progress(chunk.steps)
 
 
-async def _book_next(connection: Connection, run: Run, price: Price) -> Chunk | None:
+async def _book_next(connection: Connection, run: Run, pricing: Pricing) -> Chunk | None:
     """Books the chunk at the run's position in one transaction; None: nothing is left.
 
     It is priced before its accounts are locked. A charge that somebody corrects in between makes
@@ -235,7 +246,7 @@ async def _book_next(connection: Connection, run: Run, price: Price) -> Chunk | 
             chunk = await rerate_ledger.next_chunk(connection, run, run.position, APPLY_OFFSETS)
             if chunk is None:
                 return None
-            found, counts = await _priced(connection, run, chunk, price)
+            found, counts = await _priced(connection, run, chunk, pricing)
             async with connection.transaction(isolation="read_committed"):
                 await rerate_runs.lock(connection, run.run_id, run.chunks)
                 posted = await post(

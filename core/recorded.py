@@ -2,7 +2,7 @@
 
 A row is anything with the columns of the table `charge` by name, overlaid by the charge's latest
 correction (sql/postgres/queries/corrections.sql, charges_in_force). `unit` is not recorded: a
-quantity that was charged was of the unit that its price wanted.
+quantity that was charged was of the unit that its price wanted, which `unit_charged` finds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ from schemas.usage import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["USAGE_COLUMNS", "Row", "facts_of", "recorded_event", "usage_columns", "usage_recorded"]
+    from core.prices import PriceBook
+
+__all__ = [
+    "USAGE_COLUMNS", "Row", "facts_of", "recorded_event", "unit_charged", "usage_columns",
+    "usage_recorded",
+]  # fmt: skip
 
 # The columns that say what was used: the same names in `charge` and in `charge_correction`.
 USAGE_COLUMNS: Final = (
@@ -49,10 +54,11 @@ class Row(Protocol):
         """The value of the column; KeyError when there is none."""
 
 
-def recorded_event(row: Row) -> UsageEvent:
+def recorded_event(row: Row, unit: str = "") -> UsageEvent:
     """The usage event that the row records; rating it again gives what the row was rated from.
 
-    Not validated: it was when it was charged, and a limit that is tighter today does not unmake it.
+    Its quantity is of `unit`; '' stands for any. Not validated: it was when it was charged, and a
+    limit that is tighter today does not unmake it.
     """
     rare: dict[str, int] = json.loads(row["other_meters"]) if row["other_meters"] else {}
     tokens = _trusted(
@@ -77,7 +83,7 @@ def recorded_event(row: Row) -> UsageEvent:
         own_key=row["own_key"],
         attributes=json.loads(row["attributes"]) if row["attributes"] else {},
         service_tier=ServiceTier(row["service_tier"]),
-        unit="",
+        unit=unit,
         billed=_billed(row["billed_currency"], row["billed_pico"]),
     )
     return _trusted(
@@ -98,6 +104,15 @@ def _trusted(kind: type[Made], **fields: Any) -> Made:
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made
+
+
+def unit_charged(row: Row, book: PriceBook | None) -> str:
+    """The unit of the price that the row was charged by, `book` being that version; '' without.
+
+    Another price holds for the quantity only if it is of the same unit, or of none.
+    """
+    action = None if book is None else book.actions.get(row["action"])
+    return action.unit if action is not None and action.name == row["rule"] else ""
 
 
 def facts_of(row: Row) -> AccountFacts:

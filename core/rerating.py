@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from core.corrections import Change, Kind, month_end, month_of
 from core.rating import AccountFacts, Counting, Rated
+from core.recorded import recorded_event, unit_charged
 from schemas.reasons import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping, Sequence
     from datetime import date
 
+    from core.prices import PriceBook, PriceHistory
     from core.recorded import Row
     from schemas.usage import UsageEvent
 
@@ -133,6 +135,22 @@ class Stretch(NamedTuple):
 
 class OpenMonthError(ValueError):
     """What is counted would change in a month that is not over, while the rater counts in it."""
+
+
+def in_their_units(items: Iterable[Item], history: PriceHistory) -> list[Item]:
+    """The items with the units in which their quantities were charged, where they say none."""
+    books: dict[int, PriceBook | None] = {}
+    known = []
+    for item in items:
+        row = item.row
+        if row is not None and not item.event.data.unit:
+            version = row["price_version"]
+            if version not in books:
+                books[version] = history.numbered(version)
+            if unit := unit_charged(row, books[version]):
+                item = item._replace(event=recorded_event(row, unit))  # noqa: PLW2901
+        known.append(item)
+    return known
 
 
 def price_all(

@@ -11,6 +11,7 @@ from adapters import charges, rerate, rerate_ledger, rerate_runs
 from adapters.charges import Request
 from adapters.failures import Failure
 from adapters.postgres import connect
+from adapters.price_store import load_history
 from adapters.rerate_ledger import Piece, whole_batches
 from adapters.rerate_runs import RunKind
 from adapters.settings import Settings
@@ -134,7 +135,8 @@ async def test_a_charge_that_is_corrected_meanwhile_is_priced_anew(settings: Set
         await change_price(bench, **DOUBLE)
         started = await rerate.start(bench.connection, settings, await new_run(bench, APPLY))
         assert started is not None
-        right = await rerate._pricing(bench.connection, started)
+        history = await load_history(bench.connection)
+        right = rerate._price(started, history)
         voided = []
 
         async def void() -> None:
@@ -148,7 +150,8 @@ async def test_a_charge_that_is_corrected_meanwhile_is_priced_anew(settings: Set
                 in_a_loop(void)
             return right(*arguments)
 
-        await rerate._apply(bench.connection, started, price, lambda _: None)
+        pricing = rerate.Pricing(price, history)
+        await rerate._apply(bench.connection, started, pricing, lambda _: None)
         done = await rerate_runs.read(bench.connection, started.run_id)
         assert (done.tally.events, done.tally.changed, done.tally.voided) == (2, 1, 1)
         assert await bench.value(BALANCE, "acct") == WELCOME - 2 * GPT_4O

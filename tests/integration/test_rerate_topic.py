@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from adapters import charges, rerate
 from adapters.charges import Request
 from adapters.failures import Failure
-from adapters.rerate_runs import Run, Source
+from adapters.rerate_runs import Run, RunKind, Source
 from adapters.settings import Settings
 from tests.batches import NOW, Desk, desk, usage
 from tests.replayed import Sent, apply_all, send
@@ -58,6 +58,31 @@ async def test_topic_and_ledger_say_the_same_of_what_was_charged(
         assert lines(settings, from_topic) == lines(settings, from_ledger)
         assert from_topic.tally == from_ledger.tally
         assert (from_topic.tally.events, from_topic.tally.voided) == (4, 1)
+
+
+async def test_a_price_for_another_unit_is_none_for_what_was_charged(
+    settings: Settings, topics: dict[str, str]
+) -> None:
+    """90 seconds are not 90 minutes, also where only the price of the charge says so."""
+    seconds, minutes = ({"credits": "0.005", "unit": unit} for unit in ("seconds", "minutes"))
+    call = {"action": "call", "model": "", "provider": "", "tokens": {}, "quantity": 90}
+    async with desk(settings) as bench:
+        await change_price(bench, actions={"call": seconds})
+        await applied(bench, event("e1", unit="seconds", **call), event("e2", **call))
+        wrong = Request("acct", "e2", "tests", "wrong")
+        await charges.amend(bench.connection, wrong, {"quantity": 60})
+        await change_price(bench, actions={"call": minutes | {"credits": "0.3"}})
+        from_ledger, from_topic = await run(bench), await run(bench, source=TOPIC)
+        assert lines(settings, from_topic) == lines(settings, from_ledger)
+        assert (from_ledger.tally.unpriced, from_ledger.tally.changed) == (2, 0)
+        before = await bench.state()
+        assert (await run(bench, RunKind.APPLY)).tally.unpriced == 2
+        assert await bench.state() == before
+        with pytest.raises(Failure, match="the price is for minutes, and the event counts seconds"):
+            await charges.amend(bench.connection, wrong, {"quantity": 30})
+        await charges.amend(bench.connection, wrong, {"quantity": 1, "unit": "minutes"})
+        await change_price(bench, actions={"call": seconds | {"credits": "0.01"}})
+        assert (await run(bench)).tally.changed == 1
 
 
 async def test_events_that_wait_for_a_price_are_part_of_the_answer_once(
