@@ -1,8 +1,10 @@
 """Expiry: what is left of grants that are over leaves the balance (C4)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
+from adapters.halving import Refused, by_halves, note_refused
 from adapters.jobs import add_figures
 from adapters.postgres import Connection
 from adapters.queries import load
@@ -14,11 +16,15 @@ ACCOUNTS_MAX = 500  # of one transaction: their locks keep the raters waiting
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """What was booked: grants emptied, of how many accounts, and the credits that are gone."""
+    """What was booked: grants emptied, of how many accounts, and the credits that are gone.
+
+    `refused` are accounts of which PostgreSQL refused to take them.
+    """
 
     grants: int = 0
     accounts: int = 0
     expired_micro: int = 0
+    refused: int = 0
 
     @property
     def figures(self) -> dict[str, int]:
@@ -30,6 +36,7 @@ class Expired:
             self.grants + other.grants,
             self.accounts + other.accounts,
             self.expired_micro + other.expired_micro,
+            self.refused + other.refused,
         )
 
 
@@ -48,7 +55,8 @@ async def expire(
     With a run, its figures move in the same transactions.
 
     Idempotent, and two runs at once book each grant once: under the account's lock an emptied
-    grant is not met again. Stopped in the middle, it goes on where it was.
+    grant is not met again. Stopped in the middle, it goes on where it was. An account that is
+    refused is left to the next run.
     """
     after = ""
     while True:
@@ -58,12 +66,24 @@ async def expire(
         ]
         if not accounts:
             return
-        async with connection.transaction(isolation="read_committed"):
-            await connection.fetch(LEDGER.lock_accounts, accounts)
-            row = await connection.fetchrow(SQL.expire_grants, accounts, actor)
-            assert row is not None  # noqa: S101 - an aggregate gives one row
-            expired = Expired(row["grants"], row["accounts"], row["expired_micro"])
-            if run_id is not None:
-                await add_figures(connection, run_id, expired.figures)
-        yield expired
+        async for done in by_halves(accounts, partial(_booked, connection, actor, run_id)):
+            if isinstance(done, Refused):
+                await note_refused(connection, run_id, done)
+                yield Expired(refused=1)
+            else:
+                yield done
         after = accounts[-1]
+
+
+async def _booked(
+    connection: Connection, actor: str, run_id: int | None, accounts: Sequence[str]
+) -> Expired:
+    """One transaction."""
+    async with connection.transaction(isolation="read_committed"):
+        await connection.fetch(LEDGER.lock_accounts, accounts)
+        row = await connection.fetchrow(SQL.expire_grants, accounts, actor)
+        assert row is not None  # noqa: S101 - an aggregate gives one row
+        expired = Expired(row["grants"], row["accounts"], row["expired_micro"])
+        if run_id is not None:
+            await add_figures(connection, run_id, expired.figures)
+    return expired

@@ -8,11 +8,13 @@ be searched for, however late an event is.
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
 from asyncpg import Record
 
+from adapters.halving import Refused, by_halves, note_refused
 from adapters.jobs import Figures, add_figures
 from adapters.postgres import Connection
 from adapters.queries import load
@@ -28,15 +30,22 @@ HOLDS_MAX = 500  # of one transaction: the locks of their accounts keep the rate
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """What one transaction took back: of so many holds, so much in all."""
+    """What one transaction took back: of so many holds, so much in all. `refused` are accounts to
+    which PostgreSQL refused to give it.
+    """
 
     holds: int
     returned_micro: int
+    refused: int = 0
 
     @property
     def figures(self) -> Figures:
         """What a run adds up."""
-        return {"replaced": self.holds, "returned_micro": self.returned_micro}
+        return {
+            "replaced": self.holds,
+            "returned_micro": self.returned_micro,
+            "refused": self.refused,
+        }
 
 
 async def replace(connection: Connection, run_id: int) -> AsyncIterator[Replaced]:
@@ -46,7 +55,7 @@ async def replace(connection: Connection, run_id: int) -> AsyncIterator[Replaced
     Overdraft is repaid first, the rest is a new grant without an end, as with a correction that
     makes a charge cheaper. Spend of this month goes down by what was spent in it. The hold then
     says what its events cost by now. Idempotent, and runs at once take each charge back once: all
-    is read again under the account's lock.
+    is read again under the account's lock. An account that is refused is left to the next run.
     """
     after = ("", "")
     while True:
@@ -54,18 +63,31 @@ async def replace(connection: Connection, run_id: int) -> AsyncIterator[Replaced
         if not rows:
             return
         after = (rows[-1]["account_id"], rows[-1]["hold_id"])
-        async with connection.transaction(isolation="read_committed"):
-            accounts = sorted({row["account_id"] for row in rows})
-            await connection.fetch(LEDGER.lock_accounts, accounts)
-            hold_ids = [row["hold_id"] for row in rows]
-            found = await connection.fetch(SQL.examine_overtaken, hold_ids)
-            if found:
-                await _take_back(connection, found)
-            done = Replaced(len(found), sum(hold["reported_micro"] for hold in found))
-            await add_figures(connection, run_id, done.figures)
-        if done.holds:
-            log.info("reports replaced by usage events", run_id=run_id, **done.figures)
-        yield done
+        work = partial(_replaced, connection, run_id, rows)
+        async for done in by_halves(sorted({row["account_id"] for row in rows}), work):
+            if isinstance(done, Refused):
+                await note_refused(connection, run_id, done)
+                yield Replaced(0, 0, refused=1)
+                continue
+            if done.holds:
+                log.info("reports replaced by usage events", run_id=run_id, **done.figures)
+            yield done
+
+
+async def _replaced(
+    connection: Connection, run_id: int, rows: Sequence[Record], accounts: Sequence[str]
+) -> Replaced:
+    """One transaction: those of the holds that are of these accounts."""
+    of_these = set(accounts)
+    hold_ids = [row["hold_id"] for row in rows if row["account_id"] in of_these]
+    async with connection.transaction(isolation="read_committed"):
+        await connection.fetch(LEDGER.lock_accounts, accounts)
+        found = await connection.fetch(SQL.examine_overtaken, hold_ids)
+        if found:
+            await _take_back(connection, found)
+        done = Replaced(len(found), sum(hold["reported_micro"] for hold in found))
+        await add_figures(connection, run_id, done.figures)
+    return done
 
 
 async def _take_back(connection: Connection, found: Sequence[Record]) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -11,6 +12,7 @@ from asyncpg import Record
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.gate_prices import PriceSource
+from adapters.halving import Refused, by_halves, note_refused
 from adapters.jobs import add_figures
 from adapters.postgres import Connection
 from adapters.queries import load
@@ -45,6 +47,7 @@ class Verdict:
 class Reconciled:
     """What one transaction did. `reconciled` holds were settled, `failed` ones gave their reserve
     back, `waiting` ones stay open: their time is not over, or their usage has no price yet.
+    `refused` are accounts whose holds PostgreSQL refused to close.
     """
 
     examined: int = 0
@@ -54,6 +57,7 @@ class Reconciled:
     unpriced: int = 0
     charged_micro: int = 0
     freed_micro: int = 0
+    refused: int = 0
 
     @property
     def figures(self) -> dict[str, int]:
@@ -75,7 +79,8 @@ async def reconcile(
 
     Charged by usage events that name the hold: settled, nothing is charged again. A session whose
     time is over: settled and charged what it reported last. Any other whose time is over: expired.
-    Idempotent, and runs at once close each hold once: all is judged under the account's lock.
+    Idempotent, and runs at once close each hold once: all is judged under the account's lock. An
+    account that is refused is left to the next run.
     """
     after: tuple[datetime, str] = (_FIRST, "")
     while True:
@@ -83,16 +88,33 @@ async def reconcile(
         if not rows:
             return
         after = (rows[-1]["touched_at"], rows[-1]["hold_id"])
-        async with connection.transaction(isolation="read_committed"):
-            accounts = sorted({row["account_id"] for row in rows})
-            await connection.fetch(LEDGER.lock_accounts, accounts)
-            hold_ids = [row["hold_id"] for row in rows]
-            found = await connection.fetch(
-                SQL.examine, hold_ids, after_seconds, UNPRICED_SECONDS_MAX
-            )
-            done = await _close(connection, run_id, found, prices)
-            await add_figures(connection, run_id, done.figures)
-        yield done
+        work = partial(_examined, connection, run_id, after_seconds, prices, rows)
+        async for done in by_halves(sorted({row["account_id"] for row in rows}), work):
+            if isinstance(done, Refused):
+                await note_refused(connection, run_id, done)
+                yield Reconciled(refused=1)
+            else:
+                yield done
+
+
+async def _examined(
+    connection: Connection,
+    run_id: int,
+    after_seconds: int,
+    prices: PriceSource,
+    rows: Sequence[Record],
+    accounts: Sequence[str],
+) -> Reconciled:
+    """One transaction: those of the holds that are of these accounts."""
+    of_these = set(accounts)
+    hold_ids = [row["hold_id"] for row in rows if row["account_id"] in of_these]
+    await prices.current(connection)  # here, and not while the accounts are locked
+    async with connection.transaction(isolation="read_committed"):
+        await connection.fetch(LEDGER.lock_accounts, accounts)
+        found = await connection.fetch(SQL.examine, hold_ids, after_seconds, UNPRICED_SECONDS_MAX)
+        done = await _close(connection, run_id, found, prices)
+        await add_figures(connection, run_id, done.figures)
+    return done
 
 
 async def _close(

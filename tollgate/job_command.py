@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 # PostgreSQL keeps figures in no order of ours: what was looked at, what came of it, amounts.
 _ORDER = (
-    "enrolled", "accounts", "examined", "grants", "refreshed", "reconciled", "failed", "waiting",
-    "unpriced", "replaced", "checks", "compared", "findings", "over", "keys", "runs",
+    "enrolled", "accounts", "examined", "grants", "refreshed", "reconciled", "failed", "refused",
+    "waiting", "unpriced", "replaced", "checks", "compared", "findings", "over", "keys", "runs",
     "amount_micro", "replaced_micro", "charged_micro", "freed_micro", "returned_micro",
     "reserved_micro", "expired_micro",
 )  # fmt: skip
@@ -91,7 +91,8 @@ async def _do(settings: "Settings", asked: "Job") -> "Ended | None":
     with progress(asked.data.job) as steps:
 
         def note(figures: "Figures") -> None:
-            steps.advance(figures.get("accounts", figures.get("examined", 1)))
+            if figures:  # none: an audit that is at work
+                steps.advance(figures.get("accounts", figures.get("examined", 1)))
 
         try:
             async with postgres(patient(settings), "job") as connection:

@@ -92,3 +92,16 @@ async def test_two_runs_at_once_and_the_rater(
     assert first + second == Expired(20, 20, 200 * CREDIT)
     overdrafts = await connection.fetch("SELECT overdraft_micro FROM account")
     assert [row["overdraft_micro"] for row in overdrafts] == [2 * CREDIT] * 20
+
+
+async def test_an_account_that_is_refused_stops_nobody_else(
+    connection: asyncpg.Connection,
+) -> None:
+    for name in ("acme", "eve", "zoe"):
+        await grants(connection, name, 10 * CREDIT)
+    await over(connection, 1, 2, 3)
+    put = "UPDATE account SET balance_micro = $1 WHERE account_id = 'eve'"
+    await connection.execute(put, -(2**63) + 8)
+    assert await ran(connection) == Expired(2, 2, 20 * CREDIT, refused=1)
+    await connection.execute(put, 10 * CREDIT)
+    assert await ran(connection) == Expired(1, 1, 10 * CREDIT)

@@ -206,3 +206,28 @@ async def test_demo_accounts_are_settled_for_nothing(
     done = await ran(connection)
     assert (done.reconciled, done.charged_micro) == (1, 0)
     assert await states(connection) == {"session": ("settled", 0)}
+
+
+async def test_an_account_that_is_refused_stops_nobody_else(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    """The charge of one of them would be a balance that no column holds."""
+    names = ["acme", "beta", "eve", "zoe"]
+    async with gate(settings) as entry:
+        for name in names:
+            await account(connection, name, 100 * CREDIT)
+            for number in range(2):
+                await entry.hold(HoldRequest(name, 20 * CREDIT, "t", f"{name}-{number}", "session"))
+                await entry.extend(name, f"{name}-{number}", 0, usage=USAGE)
+    await left_alone(connection)
+    put = "UPDATE account SET balance_micro = $1, overdraft_micro = $2 WHERE account_id = 'eve'"
+    await connection.execute(put, -(2**63) + 8, 2**63 - 8)
+    for run_id in (1, 2):
+        done = await ran(connection, run_id)
+        assert (done.reconciled, done.refused) == (6 if run_id == 1 else 0, 1)
+    assert {name for name, (state, _) in (await states(connection)).items() if state == "open"} == {
+        "eve-0",
+        "eve-1",
+    }
+    await connection.execute(put, 100 * CREDIT, 0)
+    assert (await ran(connection, 3)).reconciled == 2
