@@ -13,12 +13,15 @@ from pydantic import (
 
 MICRO = 1_000_000
 CREDITS_MAX = 10**9
+_CHARS_MAX = 40
 
 
 def _decimal(value: Any) -> Any:
     """A JSON number keeps its digits: within 15 of them its shortest text is what was sent."""
     if isinstance(value, bool):
         raise ValueError("an amount of credits is a number")  # noqa: TRY004 - pydantic's contract
+    if isinstance(value, str) and len(value) > _CHARS_MAX:
+        raise ValueError(f"an amount of credits has at most {_CHARS_MAX} characters")
     return Decimal(repr(value)) if isinstance(value, float) else value
 
 
@@ -28,22 +31,32 @@ def _micro(value: Decimal) -> Decimal:
     return value
 
 
+def _described(schema: dict[str, Any]) -> None:
+    """The document says what `_decimal` demands of text."""
+    for each in schema["anyOf"]:
+        if each["type"] == "string":
+            each["maxLength"] = _CHARS_MAX
+
+
 Credits = Annotated[
     Decimal,
     BeforeValidator(_decimal),
     Field(gt=0, le=CREDITS_MAX, allow_inf_nan=False, examples=["12.5"]),
+    Field(json_schema_extra=_described),
     AfterValidator(_micro),
 ]
 NonNegativeCredits = Annotated[
     Decimal,
     BeforeValidator(_decimal),
     Field(ge=0, le=CREDITS_MAX, allow_inf_nan=False, examples=["12.5"]),
+    Field(json_schema_extra=_described),
     AfterValidator(_micro),
 ]
 SignedCredits = Annotated[
     Decimal,
     BeforeValidator(_decimal),
     Field(ge=-CREDITS_MAX, le=CREDITS_MAX, allow_inf_nan=False, examples=["-2.25"]),
+    Field(json_schema_extra=_described),
     AfterValidator(_micro),
 ]
 

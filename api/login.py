@@ -1,11 +1,11 @@
 """A login for the local stack: a token for whoever asks. Not there unless it is switched on."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
 import jwt
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, SecretStr, model_validator
+from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from adapters.failures import Failure
 from adapters.settings import Settings
@@ -31,7 +31,7 @@ class AuthLoginBody(Strict):
 
     username: AccountName | None = None
     email: AccountName | None = None
-    password: SecretStr | None = None
+    password: Annotated[SecretStr, Field(max_length=1_000)] | None = None
     role: Role = Role.USER
 
     @model_validator(mode="after")

@@ -1,8 +1,7 @@
 """The gate over HTTP: check, hold, extend, settle, release, deduct."""
 
-import json
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field, TypeAdapter, model_validator
@@ -14,7 +13,7 @@ from adapters.idempotency import Key
 from api.amounts import Credits, NonNegativeCredits, ShownCredits, shown, to_micro
 from api.callers import AnyCaller, Caller, ReachableAccount, Role
 from api.database import CHANGES_ACCOUNT
-from api.fields import Reason
+from api.fields import Metadata, Reason, metadata_text
 from api.keys import IdempotencyKey
 from api.problems import Problem, denied
 from api.usage import DescribedUsage, Strict, described_event
@@ -25,10 +24,6 @@ _USAGE = TypeAdapter(UsageData)
 router = APIRouter(prefix="/api/v1/accounts/{account_id}", tags=["gate"])
 
 HoldId = Annotated[str, Path(pattern=IDENTIFIER_PATTERN, examples=["hold_7f3a"])]
-Metadata = Annotated[
-    dict[str, str | int | bool | None],
-    Field(max_length=16, examples=[{"provider": "openai", "model": "gpt-4o"}]),
-]
 
 
 class CheckRequest(Strict):
@@ -236,7 +231,7 @@ async def held(
         actor=caller.subject,
         hold_id=body.hold_id,
         kind=body.kind,
-        metadata=_text(body.metadata),
+        metadata=metadata_text(body.metadata),
         live_seconds=body.live_seconds,
     )
     return _held(await gate.hold(wanted, key))
@@ -259,7 +254,7 @@ def _spending(caller: Caller, account: str, body: SpendingBody) -> Spending:
         amount_micro=None if body.credits is None else to_micro(body.credits),
         usage=None if body.usage is None else described_event(account, body.usage),
         reason=body.reason,
-        metadata=_text(body.metadata),
+        metadata=metadata_text(body.metadata),
     )
 
 
@@ -293,10 +288,6 @@ def refused(outcome: Denied) -> Problem:
     """The gate's no, with what could have been promised."""
     detail = outcome.detail or f"{shown(outcome.promisable_micro)} credits can be promised"
     return denied(outcome.denial, detail)
-
-
-def _text(metadata: dict[str, Any]) -> str:
-    return json.dumps(metadata, sort_keys=True) if metadata else ""
 
 
 def _usage_text(usage: UsageData) -> str:

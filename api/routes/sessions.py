@@ -8,6 +8,7 @@ from pydantic import Field
 from api.amounts import Credits
 from api.callers import AnyCaller, ReachableAccount
 from api.database import CHANGES_ACCOUNT
+from api.fields import Metadata
 from api.keys import IdempotencyKey
 from api.routes import gate
 from api.routes.gate import (
@@ -15,7 +16,6 @@ from api.routes.gate import (
     ExtendBody,
     HoldAnswer,
     HoldBody,
-    Metadata,
     SpendingBody,
 )
 from api.usage import Strict
