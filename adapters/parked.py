@@ -18,7 +18,7 @@ from adapters.queries import load
 from core.batch import Entry, rate_all, read
 from core.prices import PriceHistory
 from core.rating import AccountFacts
-from schemas.events import Rejected, TimeWindow
+from schemas.events import ANY_TIME, Rejected
 
 SQL = load("parked")
 LETTERS_MAX = 200  # of one transaction, which stays open until the broker has acked them
@@ -76,7 +76,6 @@ class Parked:
         letters: Sequence[Letter],
         producer: AIOKafkaProducer,
         history: PriceHistory,
-        window: TimeWindow,
         new_facts: AccountFacts,
     ) -> Tried:
         """Sends those that `history` prices, with their own keys and bytes, and marks all.
@@ -85,7 +84,7 @@ class Parked:
         broker does not acknowledge; the caller's transaction then marks nothing.
         """
         by_id = {letter.dead_letter_id: letter for letter in letters}
-        priced = await self._priced(letters, history, window, new_facts)
+        priced = await self._priced(letters, history, new_facts)
         again = [by_id[letter_id] for letter_id in priced]
         await send_all(producer, [Outgoing(self._topic, one.key, one.value) for one in again])
         if again:
@@ -105,11 +104,13 @@ class Parked:
         self,
         letters: Sequence[Letter],
         history: PriceHistory,
-        window: TimeWindow,
         new_facts: AccountFacts,
     ) -> list[int]:
-        """The ids of those that have a price now; the rater decides again, under its locks."""
-        entries, _ = read(letters, window)
+        """The ids of those that have a price now; the rater decides again, under its locks.
+
+        Of any age: a copy's own append time says nothing, and the rater knows the first one.
+        """
+        entries, _ = read(letters, ANY_TIME)
         subjects = {entry.event.subject for entry in entries}
         rows = await self._connection.fetch(SQL.read_facts, list(subjects))
         facts = dict.fromkeys(subjects, new_facts) | {

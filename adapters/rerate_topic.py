@@ -22,11 +22,9 @@ from adapters.topics import offsets
 from core.rating import AccountFacts
 from core.recorded import Row, facts_of
 from core.rerating import Item
-from schemas.events import Rejected, TimeWindow, UsageEvent, decode
+from schemas.events import ANY_TIME, Rejected, TimeWindow, UsageEvent, decode
 from schemas.topics import USAGE_EVENTS
 
-# What was charged was within the window of its time; a letter that waited is older than that.
-_ANY_TIME = TimeWindow(age_ms_max=2**62, ahead_ms_max=2**62)
 Place = tuple[int, int]
 
 
@@ -149,7 +147,7 @@ def _charged(record: ConsumerRecord, row: Row) -> Item:
 
 
 def _decoded(record: ConsumerRecord) -> UsageEvent | Rejected:
-    return decode(record.value, record.key, record.timestamp, _ANY_TIME)
+    return decode(record.value, record.key, record.timestamp, ANY_TIME)
 
 
 async def _uncharged(

@@ -17,7 +17,6 @@ from adapters.postgres import TRANSIENT, Pool
 from adapters.publishing import open_producer
 from adapters.settings import Settings
 from consumers.prices import Prices
-from consumers.reading import time_window
 from core.rating import AccountFacts
 from schemas.topics import USAGE_EVENTS
 
@@ -75,7 +74,6 @@ class Letters:
                         letters,
                         producer,
                         await self._prices.up_to(version, connection),
-                        time_window(self._settings),
                         self._new_facts,
                     )
             if letters:

@@ -36,6 +36,10 @@ class TimeWindow:
     ahead_ms_max: int = 5 * 60_000
 
 
+ANY_TIME = TimeWindow(age_ms_max=2**62, ahead_ms_max=2**62)
+"""For a record whose time was judged before, or is judged elsewhere."""
+
+
 def decode(
     value: bytes | None, key: bytes | None, appended_at_ms: int, window: TimeWindow
 ) -> UsageEvent | Rejected:

@@ -2,7 +2,7 @@
 
 from pydantic import TypeAdapter
 
-from schemas.decoding import VALUE_BYTES_MAX, TimeWindow, decode
+from schemas.decoding import ANY_TIME, VALUE_BYTES_MAX, TimeWindow, decode
 from schemas.payload import payload_hash
 from schemas.reasons import Reason, Rejected
 from schemas.usage import (
@@ -20,6 +20,7 @@ from schemas.usage import (
 )
 
 __all__ = [
+    "ANY_TIME",
     "ATTRIBUTES_MAX",
     "EVENT_TYPE",
     "NO_TOKENS",

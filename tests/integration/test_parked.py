@@ -2,18 +2,19 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from adapters.dead_letters import Selection, requeue
 from adapters.parked import LETTERS_MAX, Parked
 from adapters.price_store import load_history
 from adapters.publishing import open_producer
 from adapters.settings import Settings
 from core.rating import AccountFacts
-from schemas.events import TimeWindow
 from tests.batches import NOW, Desk, desk, usage
 from tests.counted import publish_counted
 
@@ -83,7 +84,7 @@ async def test_a_broker_that_does_not_acknowledge_leaves_every_letter_as_it_was(
         async def refused() -> None:
             async with bench.connection.transaction():
                 _, letters = await parked.claim()
-                await parked.retry(letters, refusing, history, TimeWindow(), FREE)
+                await parked.retry(letters, refusing, history, FREE)
 
         try:
             with pytest.raises(KafkaError):
@@ -105,7 +106,7 @@ async def test_each_letter_is_tried_once_with_each_version(
             async with bench.connection.transaction():
                 _, letters = await parked.claim()
                 if letters:
-                    tried = await parked.retry(letters, producer, history, TimeWindow(), FREE)
+                    tried = await parked.retry(letters, producer, history, FREE)
                     done.append((tried.requeued, tried.unpriced, tried.letters))
         assert done == [(199, 1, 200), (51, 0, 51)]
         assert await _tried(bench) == [(2, False, 1), (2, True, LETTERS)]
@@ -121,6 +122,29 @@ async def test_the_tier_of_the_account_counts(settings: Settings, topics: dict[s
         parked = Parked(bench.connection, bench.topic)
         async with bench.connection.transaction():
             _, letters = await parked.claim()
-            tried = await parked.retry(letters, producer, history, TimeWindow(), FREE)
+            tried = await parked.retry(letters, producer, history, FREE)
         assert (tried.requeued, tried.unpriced) == (0, LETTERS_MAX)
+        assert bench.topic in topics.values()
+
+
+async def test_a_letter_is_as_old_as_the_rater_says_and_not_as_its_own_record(
+    settings: Settings, topics: dict[str, str]
+) -> None:
+    """The copy of a letter that was requeued by hand dies again, for the time that it waited."""
+    then = NOW - timedelta(days=40)
+    old = usage("e1", model="", tokens={}, action="brand_new") | {"time": then.isoformat()}
+    async with desk(settings) as bench, open_producer(settings, "tests") as producer:
+        await bench.open()
+        await bench.apply(old, appended_at=then)
+        sent = [n async for n in requeue(bench.connection, producer, settings, Selection())]
+        copied = await bench.apply(old, first=1)
+        assert (sum(sent), dict(copied.dead)) == (1, {"unpriced": 1})
+        await publish_counted(bench.connection, brand_new={"credits": "1"})
+        parked = Parked(bench.connection, bench.topic)
+        history = await load_history(bench.connection)
+        async with bench.connection.transaction():
+            _, letters = await parked.claim()
+            tried = await parked.retry(letters, producer, history, FREE)
+        assert (tried.requeued, tried.unpriced) == (1, 0)
+        assert (await bench.apply(old, first=2)).charged == 1
         assert bench.topic in topics.values()
