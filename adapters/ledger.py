@@ -27,6 +27,7 @@ from core.batch import (
 )
 from core.rating import AccountFacts
 from schemas.events import Reason
+from schemas.names import USER_EVENT_PREFIX
 
 SQL = load("ledger")
 PAYLOAD_BYTES_MAX = 64 * 1024
@@ -302,9 +303,11 @@ class Ledger:
             reached("after_commit")
 
     async def recent_outcomes(self) -> list[tuple[int, int]]:
-        """Records and dead letters of the latest batches, whoever applied them, oldest first."""
+        """Records and dead letters of the latest batches, whoever applied them, oldest first; dead
+        letters of what users published left out.
+        """
         async with self._pool.acquire(timeout=10) as connection:
-            rows = await connection.fetch(SQL.recent_outcomes, self._topic)
+            rows = await connection.fetch(SQL.recent_outcomes, self._topic, USER_EVENT_PREFIX)
         return [(row["records"], row["dead"]) for row in reversed(rows)]
 
     async def first_seen(self, dead: Sequence[Dead]) -> list[Seen]:

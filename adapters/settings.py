@@ -69,7 +69,8 @@ class Settings(BaseSettings):
         0.5,
         gt=0,
         le=1,
-        description="share of dead letters over dead_letter_window records that halts the rater",
+        description="share of dead letters over dead_letter_window records that halts the rater;"
+        " users' own events left out",
     )
     dead_letter_window: int = Field(
         20_000, ge=100, description="records over which dead_letter_share_max is measured"

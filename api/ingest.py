@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 from api.callers import Caller
 from api.problems import Kind, Problem
 from schemas.events import Reason, Rejected, TimeWindow, UsageEvent, decode
+from schemas.names import USER_EVENT_PREFIX
 from schemas.openmeter import LITELLM_TYPE, from_litellm
 
 SINGLE = "application/cloudevents+json"
@@ -20,7 +21,6 @@ EITHER = "application/json"
 MEDIA_TYPES = (SINGLE, BATCH, EITHER)
 
 FORBIDDEN = "forbidden"
-USER_PREFIX = "user:"
 _ID_CHARS_MAX = 128
 _OF_A_FIELD = {Reason.INVALID, Reason.NEGATIVE, Reason.INCONSISTENT}
 _FIELD_OF = {
@@ -115,10 +115,10 @@ def _read(value: Any, window: TimeWindow) -> UsageEvent | Rejected:
 
 def _of_user(event_id: str) -> str:
     """A user that guessed a service's next id could publish it first, with a smaller usage."""
-    own = f"{USER_PREFIX}{event_id}"
+    own = f"{USER_EVENT_PREFIX}{event_id}"
     if len(own) <= _ID_CHARS_MAX:
         return own
-    return f"{USER_PREFIX}sha256:{sha256(event_id.encode()).hexdigest()}"
+    return f"{USER_EVENT_PREFIX}sha256:{sha256(event_id.encode()).hexdigest()}"
 
 
 def _refused(rejected: Rejected) -> Refused:

@@ -24,7 +24,8 @@ from consumers.reading import Reader, chunks, time_window
 from core.batch import Dead, Entry, Verdict, counters_of, judge, rate_all
 from core.prices import PriceHistory
 from core.rating import AccountFacts, Counting, Rated
-from schemas.events import Reason, Rejected
+from schemas.events import Rejected
+from schemas.names import USER_EVENT_PREFIX
 
 FACTS_MAX = 200_000
 Ratings: TypeAlias = list[Rated | Counting | Rejected]
@@ -34,6 +35,7 @@ class DeadLetterCap:
     """Halts when too large a share of the latest records is dead: a bad deployment, not bad data.
 
     Without it a wrong price book or a broken decoder would empty the topic into the dead letters.
+    What users publish for themselves is left out: one of them could halt it for all.
     Only a batch that is bad itself halts, so that a repaired release goes on at once.
     """
 
@@ -115,13 +117,17 @@ class Rater:
             verdict = await self._judge(transaction, entries, ratings, guessed)
             verdict.dead += dead
             reasons = Counter(item.rejected.reason.value for item in verdict.dead)
+            suspect = Counter(
+                item.rejected.reason.value for item in verdict.dead if not _of_a_user(item)
+            )
             total = sum(span.to_offset - span.from_offset for span in spans)
-            self._cap.check(total, reasons)
+            total -= reasons.total() - suspect.total()
+            self._cap.check(total, suspect)
             if spans:
                 batch_id = await transaction.next_batch_id()
                 await transaction.post(verdict, batch_id)
                 await transaction.book(batch_id, _outcomes(spans, verdict), verdict.dead)
-        self._cap.booked(total, sum(reasons.values()))
+        self._cap.booked(total, suspect.total())
         return BatchFigures(
             seconds=time.perf_counter() - began,
             charged=len(verdict.charges),
@@ -135,9 +141,7 @@ class Rater:
         self, records: Sequence[ConsumerRecord], *, unprocessable: bool
     ) -> tuple[list[Entry], list[Dead]]:
         if unprocessable:
-            detail = "PostgreSQL refuses this record; see the log of the rater"
-            rejected = Rejected(Reason.UNPROCESSABLE, detail, None, None)
-            return [], [Dead(record, rejected) for record in records]
+            return [], self._reader.refuse(records)
         return await self._reader.read(records)
 
     async def _guess(self) -> PriceHistory:
@@ -211,6 +215,11 @@ class Rater:
             self._facts.move_to_end(account_id)
         while len(self._facts) > FACTS_MAX:
             self._facts.popitem(last=False)
+
+
+def _of_a_user(dead: Dead) -> bool:
+    event_id = dead.rejected.event_id
+    return event_id is not None and event_id.startswith(USER_EVENT_PREFIX)
 
 
 def _age_seconds(verdict: Verdict) -> float:

@@ -12,12 +12,14 @@ from adapters.ledger import Ledger
 from adapters.settings import Settings
 from core.batch import Dead, Entry, SourceRecord, read, read_again
 from schemas.events import VALUE_BYTES_MAX, Reason, Rejected, TimeWindow
+from schemas.usage import priced_as
 
 Item = TypeVar("Item")
 
 CHUNK_RECORDS = 500
 _DAY_MS = 86_400_000
 _ANY_AGE_MS = 10**15
+_REFUSED = "PostgreSQL refuses this record; see the log of the rater"
 _BOMB = Rejected(Reason.TOO_LARGE, "its compressed batch grows beyond 8 MiB", None, None)
 
 
@@ -53,6 +55,18 @@ class Reader:
             kept = {_place(entry.record) for entry in saved}
             dead = [item for item in dead if _place(item.record) not in kept]
         return entries, dead
+
+    def refuse(self, records: Iterable[ConsumerRecord]) -> list[Dead]:
+        """What PostgreSQL refused as dead letters, with account and event where those are known."""
+        return [Dead(record, self._refused(record)) for record in records]
+
+    def _refused(self, record: ConsumerRecord) -> Rejected:
+        found = None if _is_too_large(record) else read_again(record, None, self._any_age)
+        if not isinstance(found, Entry):
+            return Rejected(Reason.UNPROCESSABLE, _REFUSED, None, None)
+        event = found.event
+        usage = priced_as(event.data)
+        return Rejected(Reason.UNPROCESSABLE, _REFUSED, event.subject, event.id, usage)
 
     async def _read_old(self, old: Sequence[Dead]) -> list[Entry]:
         """Those that are only late copies: of a charged event, or of an earlier dead letter.

@@ -13,6 +13,9 @@ IDENTIFIER_PATTERN: Final = r"^[A-Za-z0-9_.:-]{1,128}$"
 # With the two marks of e-mail addresses, but not in front: a spreadsheet takes +1 for a formula.
 ACCOUNT_ID_PATTERN: Final = r"^[A-Za-z0-9_.:-][A-Za-z0-9_.:@+-]{0,127}$"
 
+# Ids of events that a user published: no service's id begins so (docs/decisions, 0066).
+USER_EVENT_PREFIX: Final = "user:"
+
 _IDENTIFIER = re.compile(IDENTIFIER_PATTERN)
 _ACCOUNT_ID = re.compile(ACCOUNT_ID_PATTERN)
 

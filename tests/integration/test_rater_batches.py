@@ -194,6 +194,20 @@ async def test_too_many_dead_letters_halt_the_rater_and_book_nothing(settings: S
             await restarted.apply(*[usage(f"good{n}") for n in range(9)], b"{", first=18)
 
 
+async def test_a_user_who_publishes_nonsense_halts_nobody(settings: Settings) -> None:
+    async with desk(settings, dead_letter_window=10, dead_letter_share_max=0.5) as bench:
+        await bench.open()
+        await bench.apply(*[usage(f"e{n}") for n in range(10)])
+        for first in (10, 20, 30):
+            lies = [usage(f"user:{first + n}", model="no-such-model") for n in range(10)]
+            await bench.apply(*lies, first=first)
+        assert await bench.value("SELECT count(*) FROM dead_letter") == 30
+        async with desk(bench.settings) as restarted:
+            await restarted.apply(usage("e10"), b"{", b"{", first=40)
+            with pytest.raises(Halt, match=r"dead letters .*bad_json"):
+                await restarted.apply(*[b"{"] * 10, first=43)
+
+
 async def test_an_unpublished_price_book_stops_the_rater_instead_of_killing_events(
     settings: Settings,
 ) -> None:

@@ -198,12 +198,21 @@ FROM unnest($2::integer[], $3::bigint[], $4::bigint[]) AS moved (partition, next
 WHERE stands.topic = $1 AND stands.partition = moved.partition
 
 -- name: recent_outcomes
--- The latest batches of the topic, newest first: what a new worker knows of the ones before it.
--- $1 topic. At most 50 of each partition, found by the primary key.
-SELECT latest.batch_id, sum(to_offset - from_offset)::bigint AS records, sum(dead)::bigint AS dead
+-- The latest batches of the topic, newest first: what a new worker knows of the ones before it, less
+-- the dead letters of users, whose ids begin with $2. $1 topic. At most 50 batches of each partition,
+-- found by the primary key, and their dead letters by place.
+SELECT latest.batch_id,
+       sum(to_offset - from_offset - of_users)::bigint AS records,
+       sum(dead - of_users)::bigint AS dead
 FROM stream_position AS stands
 CROSS JOIN LATERAL (
-    SELECT batch_id, from_offset, to_offset, dead
+    SELECT batch_id, from_offset, to_offset, dead,
+           CASE WHEN dead = 0 THEN 0 ELSE (
+               SELECT count(*) FROM dead_letter AS d
+               WHERE d.topic = b.topic AND d.partition = b.partition AND d.epoch = b.epoch
+                 AND d."offset" >= b.from_offset AND d."offset" < b.to_offset
+                 AND starts_with(d.event_id, $2)
+           ) END AS of_users
     FROM batch_outcome AS b
     WHERE b.topic = stands.topic AND b.partition = stands.partition AND b.epoch = stands.epoch
     ORDER BY b.from_offset DESC
