@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import asyncpg
+import stamina
 from pydantic import ValidationError
 
 from adapters.failures import Failure
@@ -25,6 +27,7 @@ from schemas.topics import USAGE_EVENTS
 PIECES_MAX = 4_096
 # Clocks of two machines differ, and a batch's time is that of its begin.
 SLACK = timedelta(hours=1)
+BATCH_ATTEMPTS_MAX = 10  # each waits for lock_timeout; who is frozen in a batch is cut off by then
 
 
 class Piece(NamedTuple):
@@ -55,17 +58,37 @@ async def find_extent(
     """The batches that can hold charges of events from `since` to `until`; None: there are none.
 
     An event's record is appended within the allowed window around its time, and is gone from the
-    topic after its retention, so it was charged before that or never.
+    topic after its retention, so it was charged before that or never. Batches that are in flight
+    are waited for: they may have been priced by an older version.
+
+    Raises Failure when one of them does not end for long.
     """
+    topic = settings.topic_prefix + USAGE_EVENTS.name
+    await _wait_for_batches(connection, topic)
     ahead = timedelta(milliseconds=TimeWindow().ahead_ms_max)
     late = timedelta(days=settings.event_age_days_max, milliseconds=USAGE_EVENTS.retention_ms)
     first = await connection.fetchval(SQL.first_batch, since - ahead - SLACK)
     last = await connection.fetchval(SQL.last_batch, until + late + SLACK)
     if first is None or last is None:
         return None
-    topic = settings.topic_prefix + USAGE_EVENTS.name
     rows = await connection.fetch(SQL.late_batches, topic, since, until, last)
     return {"first": min(first, last), "last": last, "late": [row["batch_id"] for row in rows]}
+
+
+async def _wait_for_batches(connection: Connection, topic: str) -> None:
+    """One partition after the other, so that no batch has to wait for us."""
+    for position in await connection.fetch(SQL.stream_positions, topic):
+        try:
+            async for attempt in stamina.retry_context(
+                on=asyncpg.LockNotAvailableError, attempts=BATCH_ATTEMPTS_MAX, timeout=None
+            ):
+                with attempt:
+                    await connection.execute(SQL.wait_for_batch, topic, position["partition"])
+        except asyncpg.LockNotAvailableError:
+            raise Failure(
+                f"a batch of {topic}/{position['partition']} does not end: see `tollgate lag`, and"
+                " try again"
+            ) from None
 
 
 def begin(extent: Mapping[str, Any]) -> Position:

@@ -2,6 +2,11 @@
 -- A run reads charges in the order of their batches, which is the order in which each account was
 -- charged. Lock order: rerate_run, then as everywhere: account (sorted), counters, grants.
 
+-- name: wait_for_batch
+-- Waits until a batch that is moving this partition ends, if there is one; a later one reads the newest
+-- price version after this. Holds nothing once the statement is over. $1 topic, $2 partition.
+SELECT 1 FROM stream_position WHERE topic = $1 AND partition = $2 FOR SHARE
+
 -- name: first_batch
 -- A batch that began at $1 or later, at most a moment after the first one. No row: there is none.
 SELECT batch_id FROM batch_outcome WHERE posted_at >= $1 ORDER BY posted_at LIMIT 1
