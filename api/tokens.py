@@ -1,13 +1,12 @@
 """JSON Web Tokens: of one issuer, for one audience, by one algorithm, and not a second too old."""
 
-import asyncio
 import time
 from typing import Any
 
 import jwt
-from jwt import PyJWK, PyJWKClient
+from jwt import PyJWK
 
-from adapters.patience import Unavailable
+from adapters.published_keys import PublishedKeys
 from adapters.settings import Settings
 from api.callers import Caller, Role
 from api.remembered import Remembered
@@ -16,7 +15,7 @@ REMEMBERED_SECONDS = 60.0
 TOKEN_CHARS_MAX = 8_192
 SYMMETRIC = frozenset({"HS256", "HS384", "HS512"})
 _REQUIRED = ["exp", "sub", "iss", "aud"]
-_JWKS_SECONDS_MAX = 1
+_NOT_BEFORE_LEEWAY_SECONDS = 5
 
 
 class TokenAuthenticator:
@@ -28,6 +27,9 @@ class TokenAuthenticator:
 
     A token that was verified is good for `REMEMBERED_SECONDS` without doing it again, and never
     past its `exp`: so much later than otherwise a key that the provider withdraws stops counting.
+
+    An issuer's clock may be a little ahead: `nbf` has a leeway, `exp` has none, and `iat`, which
+    protects nothing here, is not looked at.
     """
 
     def __init__(self, settings: Settings, remembered: Remembered | None = None) -> None:
@@ -35,7 +37,7 @@ class TokenAuthenticator:
         self._remembered = remembered or Remembered()
         self._secret = settings.jwt_secret.get_secret_value()
         self._keys = (
-            PyJWKClient(settings.jwt_jwks_url, timeout=_JWKS_SECONDS_MAX, lifespan=300)
+            PublishedKeys(settings.jwt_jwks_url, settings.gate_seconds_max)
             if settings.jwt_jwks_url
             else None
         )
@@ -50,28 +52,35 @@ class TokenAuthenticator:
         verified_at = time.monotonic()
         try:
             key = await self._key(credential)
+            if key is None:
+                return None
             claims = jwt.decode(
                 credential,
                 key,
                 algorithms=[self._settings.jwt_algorithm],
                 audience=self._settings.jwt_audience,
                 issuer=self._settings.jwt_issuer,
-                options={"require": _REQUIRED},
+                options={"require": _REQUIRED, "verify_iat": False, "verify_nbf": False},
             )
-        except jwt.PyJWKClientConnectionError as error:
-            raise Unavailable("the identity provider's keys can not be read") from error
         except (jwt.PyJWTError, ValueError):
             return None
-        caller = _caller(claims)
+        caller = _caller(claims) if _begun(claims) else None
         if caller is not None:
             until = verified_at + REMEMBERED_SECONDS
             self._remembered.keep(credential, caller, until, int(claims["exp"]))
         return caller
 
-    async def _key(self, credential: str) -> str | PyJWK:
+    async def _key(self, credential: str) -> str | PyJWK | None:
         if self._keys is None:
             return self._secret
-        return await asyncio.to_thread(self._keys.get_signing_key_from_jwt, credential)
+        return await self._keys.find(jwt.get_unverified_header(credential).get("kid"))
+
+
+def _begun(claims: dict[str, Any]) -> bool:
+    try:
+        return int(claims.get("nbf", 0)) <= time.time() + _NOT_BEFORE_LEEWAY_SECONDS
+    except (ValueError, TypeError, OverflowError):
+        return False
 
 
 def _caller(claims: dict[str, Any]) -> Caller | None:
