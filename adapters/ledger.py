@@ -280,9 +280,10 @@ def _dead_row(dead: Dead, price_version: int) -> tuple[object, ...]:
 class Ledger:
     """Batches of one topic, and where its partitions stand."""
 
-    def __init__(self, pool: Pool, topic: str) -> None:
+    def __init__(self, pool: Pool, topic: str, event_age_days_max: int) -> None:
         self._pool = pool
         self._topic = topic
+        self._event_age_days_max = event_age_days_max
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[BatchTransaction]:
@@ -327,8 +328,12 @@ class Ledger:
         return [found[n] for n in range(len(dead))]
 
     async def positions(self, first_offsets: Mapping[int, int]) -> dict[int, Position]:
-        """Where each partition stands; one never seen before is opened at the offset given."""
+        """Where each partition stands; one never seen before is opened at the offset given.
+
+        Before anything is charged here, the age up to which it may be is noted for re-rates.
+        """
         async with self._pool.acquire(timeout=10) as connection:
+            await connection.execute(SQL.note_event_age, self._event_age_days_max)
             await connection.execute(
                 SQL.open_positions, self._topic, list(first_offsets), list(first_offsets.values())
             )

@@ -66,13 +66,20 @@ async def find_extent(
     topic = settings.topic_prefix + USAGE_EVENTS.name
     await _wait_for_batches(connection, topic)
     ahead = timedelta(milliseconds=TimeWindow().ahead_ms_max)
-    late = timedelta(days=settings.event_age_days_max, milliseconds=USAGE_EVENTS.retention_ms)
+    late = await latest_after(connection, settings)
+    late += timedelta(milliseconds=USAGE_EVENTS.retention_ms)
     first = await connection.fetchval(SQL.first_batch, since - ahead - SLACK)
     last = await connection.fetchval(SQL.last_batch, until + late + SLACK)
     if first is None or last is None:
         return None
     rows = await connection.fetch(SQL.late_batches, topic, since, until, last)
     return {"first": min(first, last), "last": last, "late": [row["batch_id"] for row in rows]}
+
+
+async def latest_after(connection: Connection, settings: Settings) -> timedelta:
+    """How long after its time an event was appended at most: the limit may be lower by now."""
+    noted: int = await connection.fetchval(SQL.event_age_days_max)
+    return timedelta(days=max(noted, settings.event_age_days_max))
 
 
 async def _wait_for_batches(connection: Connection, topic: str) -> None:

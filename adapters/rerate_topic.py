@@ -15,7 +15,7 @@ from adapters.failures import Failure
 from adapters.postgres import Connection
 from adapters.replay_log import Bounds, Stretch, plan, read_stretches
 from adapters.replay_log import Chunk as Polled
-from adapters.rerate_ledger import Chunk, item_of
+from adapters.rerate_ledger import Chunk, item_of, latest_after
 from adapters.rerate_runs import SQL, Position, Run
 from adapters.settings import Settings
 from adapters.topics import offsets
@@ -50,7 +50,7 @@ async def find_extent(
     applied = {row["partition"]: row["next_offset"] for row in rows}
     first = {row["partition"]: row["first_offset"] for row in rows}
     ahead = timedelta(milliseconds=TimeWindow().ahead_ms_max)
-    late = timedelta(days=settings.event_age_days_max)
+    late = await latest_after(connection, settings)
     bounds = Bounds(since=since - ahead, until=until + late)
     parts: dict[str, list[int]] = {}
     for stretch in await plan(settings, consumer, topic, bounds):

@@ -38,7 +38,7 @@ class RaterApp:
         self._ended: BaseException | None = None
         self.metrics = Metrics(STAGE)
         self.progress = Progress(settings)
-        ledger = Ledger(pool, topic)
+        ledger = Ledger(pool, topic, settings.event_age_days_max)
         prices = Prices()
         self._rater = Rater(settings, ledger, prices)
         self._letters = Letters(settings, pool, prices, self.metrics)

@@ -115,7 +115,7 @@ async def desk(settings: Settings, **changes: object) -> AsyncIterator[Desk]:
     topic = settings.topic_prefix + USAGE_EVENTS.name
     async with open_pool(changed, application_name="tests", size=2) as pool:
         connection = await asyncpg.connect(settings.postgres.get_secret_value())
-        ledger = Ledger(pool, topic)
+        ledger = Ledger(pool, topic, changed.event_age_days_max)
         try:
             yield Desk(changed, Rater(changed, ledger, Prices()), ledger, connection, topic)
         finally:

@@ -78,8 +78,8 @@ END $$;
 -- Charges: the ledger is added to, never changed. Of accounts it moves money, not terms.
 GRANT SELECT ON account, batch_outcome, charge, credit_grant, credit_hold, dead_letter, price_version,
     stream_position, usage_counter TO tollgate_rater;
-GRANT INSERT ON account, batch_outcome, charge, credit_grant, credit_transaction, dead_letter, grant_draw,
-    stream_position, usage_counter TO tollgate_rater;
+GRANT INSERT ON account, batch_outcome, charge, credit_grant, credit_transaction, dead_letter, deployment,
+    grant_draw, stream_position, usage_counter TO tollgate_rater;
 GRANT UPDATE (balance_micro, held_micro, overdraft_micro, spend_micro, spend_month) ON account TO
     tollgate_rater;
 GRANT UPDATE (remaining_micro, spent) ON credit_grant TO tollgate_rater;

@@ -1,14 +1,16 @@
 """Which charges a run finds that are posted around its begin, or long after their time."""
 
 import asyncio
+import json
 
 import pytest
 
 from adapters.ledger import BatchTransaction
-from adapters.rerate_runs import RunKind
+from adapters.rerate_runs import RunKind, Source
 from adapters.settings import Settings
 from tests.batches import NOW, desk, usage
 from tests.counted import publish_counted
+from tests.replayed import Sent, apply_all, send
 from tests.rerated import DAY, change_price, run
 
 APPLY = RunKind.APPLY
@@ -43,3 +45,22 @@ async def test_a_batch_in_flight_is_waited_for(
         await batch
         assert (await applied).tally.changed == 2
         assert (await run(bench)).tally.changed == 0
+
+
+@pytest.mark.parametrize("source", Source)
+async def test_charges_are_found_as_late_as_any_limit_ever_let_them_be(
+    settings: Settings, topics: dict[str, str], source: Source
+) -> None:
+    """For a replay the limit was 400 days, and it is 35 again."""
+    then = NOW - 200 * DAY
+    stretch = {"since": then - DAY, "until": then + DAY}
+    event = usage("e1", action="work", model="", tokens={}) | {"time": then.isoformat()}
+    async with desk(settings, event_age_days_max=400) as bench:
+        await publish_counted(bench.connection, work={"credits": "1"})
+        await change_price(bench, then - 2 * DAY, actions={"work": {"credits": "1"}})
+        await send(bench.settings, bench.topic, [Sent(json.dumps(event).encode(), b"acct")])
+        await apply_all(bench)
+    async with desk(settings) as bench:
+        await change_price(bench, then - DAY, actions={"work": {"credits": "2"}})
+        found = await run(bench, source=source, **stretch)
+        assert (found.tally.events, found.tally.changed) == (1, 1)

@@ -241,6 +241,13 @@ SELECT $1, partition, coalesce((SELECT max(epoch) FROM stream_position WHERE top
 FROM unnest($2::integer[], $3::bigint[]) AS met (partition, first_offset)
 ON CONFLICT DO NOTHING
 
+-- name: note_event_age
+-- Up to which age events are charged from now on, in days ($1): each limit that ever held is kept, for
+-- whoever looks for late charges. Idempotent.
+INSERT INTO deployment (name, value)
+VALUES ('event_age_days:' || $1::integer, $1::integer::text)
+ON CONFLICT DO NOTHING
+
 -- name: read_positions
 -- Where the worker seeks to. $1 topic, $2 partitions.
 SELECT partition, epoch, next_offset, first_offset, last_digest

@@ -7,6 +7,10 @@
 -- price version after this. Holds nothing once the statement is over. $1 topic, $2 partition.
 SELECT 1 FROM stream_position WHERE topic = $1 AND partition = $2 FOR SHARE
 
+-- name: event_age_days_max
+-- The largest age that any rater charged events up to, in days; 0 when none has noted it.
+SELECT coalesce(max(value::integer), 0) FROM deployment WHERE starts_with(name, 'event_age_days:')
+
 -- name: first_batch
 -- A batch that began at $1 or later, at most a moment after the first one. No row: there is none.
 SELECT batch_id FROM batch_outcome WHERE posted_at >= $1 ORDER BY posted_at LIMIT 1
