@@ -15,7 +15,7 @@ from api.callers import AnyCaller, Caller, ReachableAccount, Role
 from api.database import CHANGES_ACCOUNT
 from api.fields import Metadata, Reason, metadata_text
 from api.keys import IdempotencyKey
-from api.problems import Problem, denied
+from api.problems import Kind, Problem, denied
 from api.usage import DescribedUsage, Strict, described_event
 from schemas.events import UsageData
 from schemas.names import IDENTIFIER_PATTERN
@@ -23,6 +23,7 @@ from schemas.names import IDENTIFIER_PATTERN
 _USAGE = TypeAdapter(UsageData)
 router = APIRouter(prefix="/api/v1/accounts/{account_id}", tags=["gate"])
 
+OWN_ID = "yours, if usage events name it; 403 for a user, whose holds get an id"
 HoldId = Annotated[str, Path(pattern=IDENTIFIER_PATTERN, examples=["hold_7f3a"])]
 
 
@@ -59,9 +60,7 @@ class HoldBody(Strict):
     """Credits to reserve before the work starts."""
 
     credits: Credits
-    hold_id: str | None = Field(
-        None, pattern=IDENTIFIER_PATTERN, description="yours, if usage events name it"
-    )
+    hold_id: str | None = Field(None, pattern=IDENTIFIER_PATTERN, description=OWN_ID)
     kind: Literal["hold", "session"] = "hold"
     live_seconds: int | None = Field(None, ge=1, le=86_400)
     metadata: Metadata = Field(default_factory=dict)
@@ -224,7 +223,14 @@ async def checked(gate: Gate, account: str, body: CheckRequest) -> CheckAnswer:
 async def held(
     gate: Gate, caller: Caller, account: str, key: Key | None, body: HoldBody
 ) -> HoldAnswer:
-    """The gate's answer to a hold, for whichever way the request came. Raises Problem."""
+    """The gate's answer to a hold, for whichever way the request came. Raises Problem.
+
+    An id is of one hold for ever, over all accounts: a user who chose could take it from others.
+    """
+    if body.hold_id is not None and caller.role is Role.USER:
+        title = "A user does not choose the id of a hold or a session"
+        detail = "leave it out: the answer has one, and the same answer for an Idempotency-Key"
+        raise Problem(403, Kind.FORBIDDEN, title, detail, code="own_id")
     wanted = HoldRequest(
         account_id=account,
         amount_micro=to_micro(body.credits),

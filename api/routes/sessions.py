@@ -12,6 +12,7 @@ from api.fields import Metadata
 from api.keys import IdempotencyKey
 from api.routes import gate
 from api.routes.gate import (
+    OWN_ID,
     ClosedAnswer,
     ExtendBody,
     HoldAnswer,
@@ -32,9 +33,7 @@ class SessionBody(Strict):
     """The estimate to reserve while tokens flow."""
 
     credits: Credits
-    session_id: str | None = Field(
-        None, pattern=IDENTIFIER_PATTERN, description="yours, if usage events name it"
-    )
+    session_id: str | None = Field(None, pattern=IDENTIFIER_PATTERN, description=OWN_ID)
     live_seconds: int | None = Field(None, ge=1, le=86_400)
     metadata: Metadata = Field(default_factory=dict)
 

@@ -124,7 +124,7 @@ async def test_grants_are_listed_in_the_order_in_which_they_burn(
 async def test_history_is_paged_and_filtered(user: httpx2.AsyncClient) -> None:
     for n in range(5):
         await user.post(f"{ACME}/deduct", json={"credits": 1, "reason": f"n{n}"})
-    await user.post(f"{ACME}/holds", json={"credits": 5, "hold_id": "h1"})
+    held = (await user.post(f"{ACME}/holds", json={"credits": 5})).json()["hold_id"]
     path = f"{ACME}/transactions"
     found: list[dict[str, Any]] = []
     cursor: str | None = ""
@@ -136,7 +136,7 @@ async def test_history_is_paged_and_filtered(user: httpx2.AsyncClient) -> None:
     assert [entry["type"] for entry in found] == ["HOLD", *["DEDUCT"] * 5, "GRANT"]
     assert [entry["balance_after"] for entry in found[1:]] == ["95", "96", "97", "98", "99", "100"]
     pending = (await user.get(f"{path}?status=PENDING")).json()["entries"]
-    assert [(entry["hold_id"], entry["amount"]) for entry in pending] == [("h1", "-5")]
+    assert [(entry["hold_id"], entry["amount"]) for entry in pending] == [(held, "-5")]
     both = (await user.get(f"{path}?type=GRANT&type=HOLD")).json()["entries"]
     assert [entry["type"] for entry in both] == ["HOLD", "GRANT"]
     moment = found[3]["at"]
@@ -158,35 +158,38 @@ async def test_a_history_of_nonsense_is_refused(user: httpx2.AsyncClient, query:
 
 
 async def test_holds_are_listed_and_shown(user: httpx2.AsyncClient) -> None:
-    await user.post(f"{ACME}/holds", json={"credits": 5, "hold_id": "h1"})
-    await user.post(f"{ACME}/holds", json={"credits": 6, "hold_id": "h2"})
-    await user.post(f"{ACME}/holds/h1/settle", json={"credits": 2})
+    first, second = [
+        (await user.post(f"{ACME}/holds", json={"credits": amount})).json()["hold_id"]
+        for amount in (5, 6)
+    ]
+    await user.post(f"{ACME}/holds/{first}/settle", json={"credits": 2})
     every = (await user.get(f"{ACME}/holds")).json()["holds"]
     assert [(h["hold_id"], h["status"], h["charged"]) for h in every] == [
-        ("h2", "PENDING", None),
-        ("h1", "COMPLETED", "2"),
+        (second, "PENDING", None),
+        (first, "COMPLETED", "2"),
     ]
     still = (await user.get(f"{ACME}/holds?open=true")).json()["holds"]
-    assert [hold["hold_id"] for hold in still] == ["h2"]
-    assert (await user.get(f"{ACME}/holds/h1")).json() == every[1]
+    assert [hold["hold_id"] for hold in still] == [second]
+    assert (await user.get(f"{ACME}/holds/{first}")).json() == every[1]
     assert (await user.get(f"{ACME}/holds/h3")).status_code == 404
 
 
 async def test_a_session_is_opened_extended_and_finalised(user: httpx2.AsyncClient) -> None:
     path = f"{ACME}/sessions"
-    opened = await user.post(path, json={"credits": 10, "session_id": "s1"})
+    opened = await user.post(path, json={"credits": 10})
     assert (opened.status_code, opened.json()["kind"]) == (201, "session")
     usage = {"provider": "openai", "model": "gpt-4o", "tokens": {"input": 1000}}
-    grown = await user.post(f"{path}/s1/extend", json={"credits": 5, "usage": usage})
+    mine = f"{path}/{opened.json()['hold_id']}"
+    grown = await user.post(f"{mine}/extend", json={"credits": 5, "usage": usage})
     assert grown.json()["credits"] == "15"
-    closed = await user.post(f"{path}/s1/finalise", json={"usage": usage})
+    closed = await user.post(f"{mine}/finalise", json={"usage": usage})
     assert (closed.json()["status"], closed.json()["charged"]) == ("COMPLETED", "0.00375")
-    assert (await user.post(f"{path}/s1/abort")).status_code == 409
+    assert (await user.post(f"{mine}/abort")).status_code == 409
 
 
 async def test_an_aborted_session_costs_nothing(user: httpx2.AsyncClient) -> None:
-    await user.post(f"{ACME}/sessions", json={"credits": 10, "session_id": "s1"})
-    aborted = (await user.post(f"{ACME}/sessions/s1/abort")).json()
+    opened = (await user.post(f"{ACME}/sessions", json={"credits": 10})).json()
+    aborted = (await user.post(f"{ACME}/sessions/{opened['hold_id']}/abort")).json()
     assert (aborted["status"], aborted["charged"], aborted["balance"]) == ("FAILED", "0", "100")
     assert (await user.post(f"{ACME}/sessions/s2/extend", json={"credits": 1})).status_code == 404
 

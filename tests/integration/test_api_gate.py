@@ -138,8 +138,8 @@ async def test_a_user_does_not_end_the_hold_of_an_app(
         assert {(answer.status_code, answer.json()["code"]) for answer in tried} == {
             (403, "hold_of_another")
         }
-        assert (await user.post(holds, json={"credits": 1, "hold_id": "mine"})).status_code == 201
-        assert (await user.post(f"{holds}/mine/release")).status_code == 200
+        mine = (await user.post(holds, json={"credits": 1})).json()["hold_id"]
+        assert (await user.post(f"{holds}/{mine}/release")).status_code == 200
     done = await app.post(f"{holds}/h1/settle", json={"credits": 40})
     assert (done.status_code, done.json()["balance"]) == (200, "60")
 

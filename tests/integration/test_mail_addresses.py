@@ -60,7 +60,6 @@ def _body(each: Operation, name: str) -> Mapping[str, object]:
     changes: dict[str, object] = {key: name for key in ("user_id", "userId") if key in fields}
     changes |= {key: [name] for key in ("accounts", "userIds") if key in fields}
     changes |= {key: f"new-{name}" for key in ("account_id",) if key in fields}
-    changes |= {key: f"{key}-{len(name)}" for key in ("hold_id", "session_id") if key in fields}
     changes |= {"subject": name} if each.path == "/api/v1/events" else {}
     changes |= {"code": f"CODE-{len(name)}"} if each.path == "/api/v1/admin/coupons" else {}
     return each.request(**changes)

@@ -282,12 +282,14 @@ async def test_a_session_is_finalised_by_the_successor_alone(
     new = await rotate_key(connection, old.key_id, overlap_seconds=60, actor="test")
     sessions = "/api/v1/accounts/acme/sessions"
     async with keyed(address, old.credential) as made:
-        opened = await made.post(sessions, json={"credits": 5, "session_id": "s1"})
+        opened = await made.post(sessions, json={"credits": 5})
         assert opened.status_code == 201
     answers = []
     for issued in (other, new):
         async with keyed(address, issued.credential) as made:
-            done = await made.post(f"{sessions}/s1/finalise", json={"credits": 4})
+            done = await made.post(
+                f"{sessions}/{opened.json()['hold_id']}/finalise", json={"credits": 4}
+            )
             answers.append((done.status_code, done.json().get("code")))
     assert answers == [(403, "hold_of_another"), (200, None)]
 

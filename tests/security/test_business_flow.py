@@ -13,6 +13,7 @@ from adapters.postgres import connect
 from adapters.refresh import RefreshRun, refresh_due
 from adapters.settings import Settings
 from core.refresh import Terms
+from tests.apis import client, serve, with_tokens
 from tests.batches import NOW, desk, usage
 from tests.gates import CREDIT, account, assert_sound, gate
 
@@ -54,7 +55,7 @@ async def test_holds_settled_for_nothing_late_or_of_others(
         closed = await the_gate.settle("late", Spending("eve", "app", 20 * CREDIT))
         assert isinstance(closed, Closed)
         assert await connection.fetchval(balance, "eve") == before - 20 * CREDIT
-        # An id that another account took first, for holds and for events.
+        # An id that an app took first for another account, for holds and for events.
         assert isinstance(await hold(the_gate, "squatted"), Held)
         assert isinstance(await hold(the_gate, "squatted", "acme"), Denied)
         assert isinstance(
@@ -65,6 +66,39 @@ async def test_holds_settled_for_nothing_late_or_of_others(
     assert {row["account_id"] for row in charged} == {"eve", "acme"}
     state = "SELECT state FROM credit_hold WHERE hold_id = 'squatted'"
     assert await connection.fetchval(state) == "open"
+
+
+async def test_no_user_takes_ids_of_holds_away_or_learns_which_there_are(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    """An id is of one hold for ever, whoever's: a released one of eve would stop a job of acme."""
+    eves, acmes = "/api/v1/accounts/eve", "/api/v1/accounts/acme"
+    async with (
+        serve(with_tokens(settings)) as address,
+        client(address, "eve") as eve,
+        client(address, "chat", "service") as app,
+    ):
+        for place, field in (("holds", "hold_id"), ("sessions", "session_id")):
+            there = await app.post(f"{acmes}/{place}", json={"credits": 1, field: f"{place}-1"})
+            assert there.status_code == 201
+            refused = [
+                await eve.post(f"{eves}/{place}", json={"credits": "0.000001", field: name})
+                for name in (f"{place}-1", f"{place}-2", f"{place}-2")  # the last: the short way
+            ]
+            assert {(one.status_code, one.json().get("code")) for one in refused} == {
+                (403, "own_id")
+            }
+            assert len({one.text for one in refused}) == 1
+            free = await app.post(f"{acmes}/{place}", json={"credits": 1, field: f"{place}-2"})
+            assert free.status_code == 201
+            made = [
+                await eve.post(
+                    f"{eves}/{place}", json={"credits": 1}, headers={"Idempotency-Key": place}
+                )
+                for _ in range(2)
+            ]
+            assert [one.status_code for one in made] == [201, 201]
+            assert made[0].json() == made[1].json()
 
 
 async def test_a_change_of_plan_and_back_is_no_second_allowance(
