@@ -1,5 +1,6 @@
 """Connections for commands: what cannot be reached is one line that says what to do."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -35,8 +36,9 @@ async def postgres(
 def address(settings: Settings) -> str:
     """The server and database without user or password, for messages."""
     parts = urlsplit(settings.postgres.get_secret_value())
-    host = parts.hostname or "local socket"
-    return f"PostgreSQL {host}:{parts.port or 5432}{parts.path}"
+    hosts = parts.netloc.rpartition("@")[2] or "local socket"
+    port = "" if re.search(r":[0-9]+$", hosts) else ":5432"
+    return f"PostgreSQL {hosts}{port}{parts.path}"
 
 
 def _unreachable(settings: Settings, error: Exception) -> str:

@@ -1,12 +1,14 @@
 """Everything that can be configured, in one place, with defaults that work on the local stack."""
 
 import os
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from adapters.addresses import check_clickhouse, check_postgres
 from adapters.failures import Failure
 
 
@@ -27,7 +29,9 @@ class Settings(BaseSettings):
     variable of its name with the prefix TOLLGATE_.
     """
 
-    model_config = SettingsConfigDict(env_prefix="TOLLGATE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="TOLLGATE_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     home: Path = Field(Path(".tollgate"), description="directory of the local stack and backups")
     kafka: str = Field("127.0.0.1:19092", description="bootstrap servers of Kafka")
@@ -232,11 +236,23 @@ class Settings(BaseSettings):
         "info", description="least severe level that is logged"
     )
 
+    @field_validator("postgres")
+    @classmethod
+    def _postgres(cls, dsn: SecretStr) -> SecretStr:
+        check_postgres(dsn.get_secret_value())
+        return dsn
+
+    @field_validator("clickhouse")
+    @classmethod
+    def _clickhouse(cls, url: SecretStr) -> SecretStr:
+        check_clickhouse(url.get_secret_value())
+        return url
+
 
 def load_settings(**overrides: object) -> Settings:
     """Reads the environment and the local stack's addresses; a wrong value is one clear line.
 
-    Raises Failure naming the variable.
+    Raises Failure naming the variable, and never what it says: that may be a secret.
     """
     home = Path(str(overrides.get("home") or os.environ.get("TOLLGATE_HOME") or ".tollgate"))
     try:
@@ -245,5 +261,15 @@ def load_settings(**overrides: object) -> Settings:
         first = error.errors()[0]
         variable, *inside = map(str, first["loc"])
         place = "".join(f" {part}:" for part in inside)
-        name = f"TOLLGATE_{variable.upper()}"
-        raise Failure(f"{name}:{place} {first['msg']}; see docs/configuration.md") from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise _wrong(variable, f"{place} {said}") from None
+    except SettingsError as error:
+        found = re.search(r'field "(\w+)"', str(error))
+        variable = found[1] if found else ""
+        field = Settings.model_fields.get(variable)
+        kind = "object" if field and get_origin(field.annotation) is dict else "list"
+        raise _wrong(variable, f" is not written as a JSON {kind}") from None
+
+
+def _wrong(variable: str, said: str) -> Failure:
+    return Failure(f"TOLLGATE_{variable.upper()}:{said}; see docs/configuration.md")

@@ -148,7 +148,7 @@ def test_a_failure_is_one_line_and_exit_code_1(arguments: tuple[str, ...], said:
 def test_a_dsn_that_is_none_is_named() -> None:
     done = tollgate("lag", TOLLGATE_POSTGRES="nonsense")
     assert done.returncode == 1
-    assert done.stderr.startswith("tollgate: TOLLGATE_POSTGRES is no address")
+    assert done.stderr.startswith("tollgate: TOLLGATE_POSTGRES: is no address")
     assert done.stderr.count("\n") == 1
 
 
