@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -117,3 +118,18 @@ async def test_an_answered_request_leaves_the_connection_open_for_the_next(port:
             writer.write(post(b"Content-Length: 13"))
             assert (await reader.readuntil(b"what was sent")).startswith(b"HTTP/1.1 200")
     writer.close()
+
+
+async def test_an_answers_body_does_not_wait_for_its_head_to_be_confirmed(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    seconds = []
+    for _ in range(25):
+        began = time.perf_counter()
+        writer.write(post(b"Content-Length: 13"))
+        answered = await reader.readuntil(b"what was sent")
+        seconds.append(time.perf_counter() - began)
+        assert answered.startswith(b"HTTP/1.1 200")
+    writer.close()
+    await writer.wait_closed()
+    # The system confirms the first few at once, and then each after 40 ms.
+    assert min(seconds[10:]) < 0.03
