@@ -9,12 +9,24 @@ that key raises `KeyConflict`.
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from adapters.admin_acts import Admin
 from adapters.at_hand import AtHand
+from adapters.audit_log import note
 from adapters.gate_account import LockedAccount, Spending, funds_of, lock
-from adapters.gate_outcomes import Closed, Deducted, Denied, Held, Outcome, from_text, to_text
+from adapters.gate_outcomes import (
+    Closed,
+    Deducted,
+    Denied,
+    Held,
+    Outcome,
+    from_text,
+    said,
+    to_text,
+)
 from adapters.gate_prices import PricesUnread, SharedPrices
 from adapters.idempotency import Key, Reply, once
 from adapters.patience import Patience, Unavailable
@@ -24,6 +36,15 @@ from core.holds import Denial, HoldState, Limits, TierLimits, may_go_on, may_hol
 
 SQL = load("gate")
 Kind = TypeVar("Kind", Held, Closed, Deducted)
+# The noes that the same request should outlive, whatever its key: holds end, prices are published.
+NOT_KEPT = frozenset({Denial.TOO_MANY_HOLDS, Denial.UNPRICED})
+
+
+class _NotKept(Exception):  # noqa: N818 - an answer, on its way out of the transaction
+    """A no that undoes its transaction, so that no key stands for it."""
+
+    def __init__(self, denied: Denied) -> None:
+        self.denied = denied
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +105,15 @@ class Gate:
         self.prices = SharedPrices(pool, rules.seconds_max)
         self._patience = Patience(rules.seconds_max)
         self._at_hand = AtHand(pool, rules.seconds_max)
+        self._admin: Admin | None = None
+
+    def signed(self, admin: Admin | None) -> "Gate":
+        """The same gate; what it changes is written down as that admin's, in its transaction."""
+        if admin is None:
+            return self
+        signed = copy(self)
+        signed._admin = admin  # noqa: SLF001 - it is this class
+        return signed
 
     async def check(self, account_id: str, amount_micro: int) -> Answer:
         """Whether work of that price may start now. Reserves nothing. Raises Unavailable."""
@@ -108,11 +138,13 @@ class Gate:
         live_seconds = self._rules.hold_seconds
         if request.live_seconds is not None:
             live_seconds = min(request.live_seconds, self._rules.hold_seconds_max)
-        made = await self._hold_at_once(request, key, hold_id, live_seconds)
+        made = None
+        if self._admin is None:
+            made = await self._hold_at_once(request, key, hold_id, live_seconds)
         if made is not None:
             return made
 
-        async def decide(account: LockedAccount) -> Held | Denied:
+        async def place_hold(account: LockedAccount) -> Held | Denied:
             denial = may_hold(account.funds, request.amount_micro, account.limits)
             if denial is not None:
                 return account.denied(denial)
@@ -139,7 +171,7 @@ class Gate:
             )
 
         spent_seconds = time.monotonic() - began
-        outcome = await self._decide(request.account_id, None, key, decide, spent_seconds)
+        outcome = await self._decide(request.account_id, None, key, place_hold, spent_seconds)
         return _one_of(Held, outcome)
 
     async def extend(
@@ -158,7 +190,7 @@ class Gate:
         Raises KeyConflict and Unavailable.
         """
 
-        async def decide(account: LockedAccount) -> Held | Denied:
+        async def extend_hold(account: LockedAccount) -> Held | Denied:
             hold = account.open_hold(by)
             if isinstance(hold, Denial):
                 return account.denied(hold)
@@ -179,7 +211,7 @@ class Gate:
                 row["expires_at"],
             )
 
-        return _one_of(Held, await self._decide(account_id, hold_id, key, decide))
+        return _one_of(Held, await self._decide(account_id, hold_id, key, extend_hold))
 
     async def settle(
         self,
@@ -195,7 +227,7 @@ class Gate:
         `by`: only if that actor placed the hold. Raises KeyConflict and Unavailable.
         """
 
-        async def decide(account: LockedAccount) -> Closed | Denied:
+        async def settle_hold(account: LockedAccount) -> Closed | Denied:
             hold = account.open_hold(by)
             if isinstance(hold, Denial):
                 return account.denied(hold)
@@ -204,7 +236,7 @@ class Gate:
                 return amount_micro
             return await account.close(hold, HoldState.SETTLED, spending, amount_micro)
 
-        return _one_of(Closed, await self._decide(spending.account_id, hold_id, key, decide))
+        return _one_of(Closed, await self._decide(spending.account_id, hold_id, key, settle_hold))
 
     async def release(
         self,
@@ -221,13 +253,13 @@ class Gate:
         """
         nothing = Spending(account_id, actor, amount_micro=0)
 
-        async def decide(account: LockedAccount) -> Closed | Denied:
+        async def release_hold(account: LockedAccount) -> Closed | Denied:
             hold = account.open_hold(by)
             if isinstance(hold, Denial):
                 return account.denied(hold)
             return await account.close(hold, HoldState.RELEASED, nothing, 0)
 
-        return _one_of(Closed, await self._decide(account_id, hold_id, key, decide))
+        return _one_of(Closed, await self._decide(account_id, hold_id, key, release_hold))
 
     async def deduct(self, spending: Spending, key: Key | None = None) -> Deducted | Denied:
         """Charges at once if the account can pay it in full (G6).
@@ -235,7 +267,7 @@ class Gate:
         Raises KeyConflict and Unavailable.
         """
 
-        async def decide(account: LockedAccount) -> Deducted | Denied:
+        async def deduct(account: LockedAccount) -> Deducted | Denied:
             amount_micro = await account.price(self.prices, spending)
             if isinstance(amount_micro, Denied):
                 return amount_micro
@@ -246,7 +278,7 @@ class Gate:
             balance_micro = account.funds.balance_micro - amount_micro
             return Deducted(spending.account_id, amount_micro, balance_micro, posted)
 
-        return _one_of(Deducted, await self._decide(spending.account_id, None, key, decide))
+        return _one_of(Deducted, await self._decide(spending.account_id, None, key, deduct))
 
     async def _hold_at_once(
         self, request: HoldRequest, key: Key | None, hold_id: str, live_seconds: int
@@ -288,18 +320,39 @@ class Gate:
             account = await lock(connection, account_id, hold_id, self._rules.limits_of)
             if account is None:
                 return to_text(Denied(Denial.UNKNOWN_ACCOUNT))
-            return to_text(await decide(account))
+            outcome = await decide(account)
+            if isinstance(outcome, Denied):
+                if outcome.denial in NOT_KEPT:
+                    raise _NotKept(outcome)
+            elif self._admin is not None:
+                # The operations are named as the acts are to be.
+                act = self._admin.act(decide.__name__, account_id, account.before, said(outcome))
+                await note(connection, act)
+            return to_text(outcome)
 
-        reply = await self._patience.within(self._priced(key, work), spent_seconds)
+        try:
+            reply = await self._patience.within(self._answered(key, work), spent_seconds)
+        except _NotKept as no:
+            return no.denied
         return from_text(reply.text)
 
-    async def _priced(self, key: Key | None, work: Callable[[Connection], Awaitable[str]]) -> Reply:
-        """Where prices have to be read, that is waited for without a lock or a connection."""
+    async def _answered(
+        self, key: Key | None, work: Callable[[Connection], Awaitable[str]]
+    ) -> Reply:
+        """The reply of one transaction. Where prices have to be read, that is waited for without a
+        lock or a connection. A no that is not kept may be due to the same request with the same
+        key, which won meanwhile.
+        """
+        again = key is not None
         while True:
             try:
                 return await once(self._pool, key, work)
             except PricesUnread:
                 await self.prices.read()
+            except _NotKept:
+                if not again:
+                    raise
+                again = False
 
 
 def _one_of(kind: type[Kind], outcome: Outcome) -> Kind | Denied:

@@ -80,6 +80,12 @@ class LockedAccount:
             return Denial.NOT_OPEN
         return Hold(row["hold_id"], row["kind"], row["amount_micro"], row["created_at"])
 
+    @property
+    def before(self) -> dict[str, int]:
+        """What can change, for the audit log: as it was when the lock was given."""
+        funds = self.funds
+        return {"balance_micro": funds.balance_micro, "held_micro": funds.held_micro}
+
     def denied(self, denial: Denial) -> Denied:
         """The refusal, with what could have been promised."""
         return Denied(denial, self.funds.promisable_micro)

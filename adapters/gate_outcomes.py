@@ -1,8 +1,8 @@
 """What the gate answers: values that can be kept as text and read again."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
@@ -60,6 +60,11 @@ class Deducted:
 
 Outcome: TypeAlias = Denied | Held | Closed | Deducted
 _ADAPTER: TypeAdapter[Outcome] = TypeAdapter(Annotated[Outcome, Field(discriminator="outcome")])
+
+
+def said(outcome: Held | Closed | Deducted) -> dict[str, Any]:
+    """What changed, for the audit log."""
+    return {name: value for name, value in asdict(outcome).items() if name != "account_id"}
 
 
 def to_text(outcome: Outcome) -> str:

@@ -20,6 +20,7 @@ from adapters.gate_outcomes import Denied
 from adapters.history import Filters
 from adapters.postgres import Connection
 from adapters.proposals import Proposal
+from api.acting import acting
 from api.amounts import (
     Credits,
     NumberCredits,
@@ -217,7 +218,7 @@ async def deduct(
     metadata = metadata_text(body.metadata)
     spending = Spending(account, caller.subject, to_micro(body.amount), metadata=metadata)
     try:
-        outcome = await gate.deduct(spending, key)
+        outcome = await gate.signed(acting(caller, key)).deduct(spending, key)
     finally:
         database.forget(account)
     if isinstance(outcome, Denied):

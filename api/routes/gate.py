@@ -10,6 +10,7 @@ from adapters.gate import Gate, HoldRequest
 from adapters.gate_account import Spending
 from adapters.gate_outcomes import Closed, Deducted, Denied, Held
 from adapters.idempotency import Key
+from api.acting import acting
 from api.amounts import Credits, NonNegativeCredits, ShownCredits, shown, to_micro
 from api.callers import AnyCaller, Caller, ReachableAccount, Role
 from api.database import CHANGES_ACCOUNT
@@ -125,7 +126,7 @@ async def check(request: Request, account: ReachableAccount, body: CheckRequest)
 
     The answer is of this moment: to be sure of the credits, hold them.
     """
-    return await checked(_gate(request), account, body)
+    return await checked(request.app.state.gate, account, body)
 
 
 @router.post("/holds", status_code=201, dependencies=[CHANGES_ACCOUNT])
@@ -137,7 +138,7 @@ async def hold(
     body: HoldBody,
 ) -> HoldAnswer:
     """Reserves credits. A usage event that names the hold settles it; so does `settle`."""
-    return await held(_gate(request), caller, account, key, body)
+    return await held(request.app.state.gate, caller, account, key, body)
 
 
 @router.post("/holds/{hold_id}/extend", dependencies=[CHANGES_ACCOUNT])
@@ -152,7 +153,7 @@ async def extend(
     """Reserves more for work that goes on, and says that it does; 0 credits only say so."""
     usage = None if body.usage is None else described_event(account, body.usage).data
     text = None if usage is None else _usage_text(usage)
-    outcome = await _gate(request).extend(
+    outcome = await _gate(request, caller, key).extend(
         account, hold_id, to_micro(body.credits), key, usage=text, by=_placed_by(caller)
     )
     return _held(outcome)
@@ -169,7 +170,9 @@ async def settle(
 ) -> ClosedAnswer:
     """Charges what the work cost and frees the reserve. Do not send a usage event for it too."""
     spending = _spending(caller, account, body)
-    outcome = await _gate(request).settle(hold_id, spending, key, by=_placed_by(caller))
+    outcome = await _gate(request, caller, key, body.reason).settle(
+        hold_id, spending, key, by=_placed_by(caller)
+    )
     return _closed(outcome)
 
 
@@ -182,7 +185,7 @@ async def release(
     key: IdempotencyKey,
 ) -> ClosedAnswer:
     """Frees the reserve of work that did not happen."""
-    outcome = await _gate(request).release(
+    outcome = await _gate(request, caller, key).release(
         account, hold_id, caller.subject, key, by=_placed_by(caller)
     )
     return _closed(outcome)
@@ -197,7 +200,9 @@ async def deduct(
     body: SpendingBody,
 ) -> DeductAnswer:
     """Charges at once, if the account can pay it in full."""
-    outcome = await _gate(request).deduct(_spending(caller, account, body), key)
+    outcome = await _gate(request, caller, key, body.reason).deduct(
+        _spending(caller, account, body), key
+    )
     if isinstance(outcome, Denied):
         raise refused(outcome)
     assert isinstance(outcome, Deducted)  # noqa: S101 - the other one
@@ -240,7 +245,7 @@ async def held(
         metadata=metadata_text(body.metadata),
         live_seconds=body.live_seconds,
     )
-    return _held(await gate.hold(wanted, key))
+    return _held(await gate.signed(acting(caller, key)).hold(wanted, key))
 
 
 def _placed_by(caller: Caller) -> str | None:
@@ -248,9 +253,10 @@ def _placed_by(caller: Caller) -> str | None:
     return caller.subject if caller.role is Role.USER else None
 
 
-def _gate(request: Request) -> Gate:
+def _gate(request: Request, caller: Caller, key: Key | None, reason: str = "") -> Gate:
+    """The gate, signed by the caller if that is an admin."""
     gate: Gate = request.app.state.gate
-    return gate
+    return gate.signed(acting(caller, key, reason))
 
 
 def _spending(caller: Caller, account: str, body: SpendingBody) -> Spending:

@@ -8,9 +8,11 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from adapters.accounts import Granted, GrantRequest, Source
+from adapters.admin_acts import redeem_for
+from adapters.admin_top_ups import TooMuch, top_up_by
 from adapters.coupons import Redeemed, redeem, top_up
-from adapters.dual_control import needs_two
 from adapters.postgres import Connection
+from api.acting import acting
 from api.amounts import Credits, ShownCredits, to_micro
 from api.callers import AnyCaller, Caller, ReachableAccount, Role
 from api.database import UsedDatabase
@@ -75,9 +77,13 @@ async def redeem_coupon(
     body: RedeemBody,
 ) -> Response:
     """Gives what the code is worth, once an account; 409 says why a code gives nothing."""
+    admin = acting(caller, key)
 
     async def work(connection: Connection) -> GrantAnswer:
-        found = await redeem(connection, body.code, account, caller.subject)
+        if admin is None:
+            found = await redeem(connection, body.code, account, caller.subject)
+        else:
+            found = await redeem_for(connection, body.code, account, admin)
         if isinstance(found, Redeemed):
             return grant_answer(found.granted)
         raise _refused(found)
@@ -107,12 +113,16 @@ async def buy(
         reason=body.reason,
     )
 
+    admin = acting(caller, key, body.reason)
+
     async def work(connection: Connection) -> TopUpAnswer:
-        if caller.role is Role.ADMIN and await needs_two(
-            connection, account, request.amount_micro, caller.subject, policy
-        ):
+        found: tuple[Granted, Redeemed | None] | CouponRefusal | TooMuch | None
+        if admin is None:
+            found = await top_up(connection, request, body.coupon)
+        else:
+            found = await top_up_by(connection, request, body.coupon, admin, policy)
+        if found is TooMuch.FOR_ONE_ADMIN:
             raise Problem(403, Kind.FORBIDDEN, "So much is sold by a service, or given by a grant")
-        found = await top_up(connection, request, body.coupon)
         if not isinstance(found, tuple):
             raise _refused(found)
         bought, added = found

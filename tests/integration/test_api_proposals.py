@@ -205,6 +205,24 @@ async def test_no_other_path_leads_around_it(
     assert balance == (100 + 999 + 9_000 + 3 * 1_001 + 2) * CREDIT
 
 
+async def test_a_percentage_is_no_way_around_it(
+    anna: Client, address: str, connection: asyncpg.Connection
+) -> None:
+    tenfold = {"code": "TENFOLD", "percent": 1_000, "account_uses_max": 9}
+    assert (await anna.post(f"{ADMIN}/coupons", json=tenfold)).status_code == 201
+    top_up, with_it = "/api/v1/accounts/acme/top-ups", {"coupon": "TENFOLD"}
+    assert (await anna.post(top_up, json={"credits": 100, **with_it})).status_code == 403
+    assert (await anna.post(top_up, json={"credits": 50, **with_it})).status_code == 201
+    assert (await anna.post(top_up, json={"credits": 451})).status_code == 403, "550 are given"
+    assert (await anna.post(f"{ACME}/grants", json={"credits": 451})).status_code == 202
+    assert (await anna.post(top_up, json={"credits": 450})).status_code == 201
+    async with client(address, "shop", "service") as shop:
+        sold = await shop.post(top_up, json={"credits": 1_000, **with_it})
+        assert sold.status_code == 201
+    balance = await connection.fetchval("SELECT balance_micro FROM account WHERE account_id='acme'")
+    assert balance == (100 + 550 + 450 + 11_000) * CREDIT
+
+
 async def test_without_a_limit_nothing_waits(settings: Settings, connection: object) -> None:
     async with (
         serve(with_tokens(settings)) as address,

@@ -12,7 +12,7 @@ from adapters.gate_outcomes import Closed, Deducted, Denied, Held
 from adapters.idempotency import Key, KeyConflict
 from adapters.postgres import connect
 from adapters.settings import Settings
-from core.holds import Denial, HoldState
+from core.holds import Denial, HoldState, Limits
 from tests.batches import desk, usage
 from tests.gates import CREDIT, LIMITS, account, assert_sound, gate
 
@@ -278,3 +278,32 @@ class TestKeys:
         assert len({repr(outcome) for outcome in outcomes}) == 1
         held_micro = await connection.fetchval("SELECT sum(held_micro)::bigint FROM account")
         assert held_micro == 2 * CREDIT
+
+
+async def test_too_many_holds_is_not_kept_with_the_key(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    """Whoever waits as Retry-After says, and asks again with the same key, is let in."""
+    await account(connection, "acme", 100 * CREDIT)
+    async with gate(settings, limits=Limits(10 * CREDIT, open_holds_max=1)) as entry:
+        first = HoldRequest("acme", CREDIT, "app", "first")
+        assert isinstance(await entry.hold(first, key("k-1")), Held)
+        wanted = HoldRequest("acme", CREDIT, "app", "second")
+        no = await entry.hold(wanted, key("k-2"))
+        assert isinstance(no, Denied)
+        assert no.denial is Denial.TOO_MANY_HOLDS
+        await entry.release("acme", "first", "app")
+        made = await entry.hold(wanted, key("k-2"))
+        assert isinstance(made, Held)
+        assert await entry.hold(wanted, key("k-2")) == made
+
+
+async def test_of_one_key_at_once_for_the_last_place_all_are_told_the_same(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    await account(connection, "acme", 100 * CREDIT)
+    async with gate(settings, limits=Limits(10 * CREDIT, open_holds_max=1)) as entry:
+        wanted = HoldRequest("acme", CREDIT, "app")
+        same = await asyncio.gather(*(entry.hold(wanted, key("k")) for _ in range(8)))
+    assert isinstance(same[0], Held)
+    assert same == [same[0]] * 8

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import asyncpg
@@ -12,13 +13,16 @@ import httpx2
 import pytest
 from pydantic import TypeAdapter
 
+from adapters.gate import HoldRequest
 from adapters.gate_account import Spending
-from adapters.gate_outcomes import Deducted
+from adapters.gate_outcomes import Closed, Deducted, Denied
 from adapters.gate_prices import PriceSource, SharedPrices
+from adapters.idempotency import Key
 from adapters.patience import Unavailable
 from adapters.postgres import connect, open_pool
 from adapters.price_store import load_history
 from adapters.settings import Settings
+from core.holds import Denial
 from schemas.events import UsageEvent
 from tests.apis import client, serve, with_tokens
 from tests.batches import usage
@@ -34,6 +38,13 @@ MORE = """
     SELECT now() - interval '1 day' + n * interval '1 minute',
            jsonb_set(document, '{catalog,source}', to_jsonb('genai-prices ' || n)), 'd' || n, 'test'
     FROM price_version, generate_series(1, $1::int) AS n WHERE price_version = 1
+"""
+BRANDNEW = {"action": "brandnew", "quantity": 3, "provider": "", "model": "", "tokens": {}}
+PRICED = """
+    INSERT INTO price_version (effective_from, document, digest, published_by)
+    SELECT now() - interval '1 hour',
+           jsonb_set(document, '{actions,brandnew}', '{"credits": "1"}'), 'p', 'test'
+    FROM price_version WHERE price_version = 1
 """
 DEARER = """
     INSERT INTO price_version (effective_from, document, digest, published_by)
@@ -142,3 +153,21 @@ async def test_the_work_of_parsing_is_not_the_loops(
         await prices.close()
     assert everywhere > 0.1, "nothing was parsed"
     assert here < everywhere / 3
+
+
+async def test_what_had_no_price_is_settled_with_the_same_key_once_it_has_one(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    key = Key("app", "job-1", "settle", b"body")
+    new = EVENT.validate_json(json.dumps(usage("e", "acme", **BRANDNEW)))
+    spending = Spending("acme", "app", usage=replace(new, time=datetime.now(UTC)))
+    async with gate(settings) as entry:
+        await entry.hold(HoldRequest("acme", CREDIT, "app", "a"))
+        no = await entry.settle("a", spending, key)
+        assert isinstance(no, Denied)
+        assert no.denial is Denial.UNPRICED
+        await connection.execute(PRICED)
+        done = [await entry.settle("a", spending, key) for _ in range(2)]
+        assert isinstance(done[0], Closed)
+        assert (done[0].charged_micro, done[1]) == (3 * CREDIT, done[0])
+        await entry.prices.close()

@@ -6,7 +6,7 @@
 SELECT least(coalesce(sum(abs(amount_micro)), 0), 1000000000000000000)::bigint
 FROM credit_transaction AS entry
 WHERE account_id = $1 AND created_at > now() - interval '24 hours' AND actor = ANY($2)
-  AND type IN ('GRANT', 'ADJUSTMENT', 'TOP_UP')
+  AND type IN ('GRANT', 'ADJUSTMENT', 'TOP_UP', 'COUPON')
   AND NOT EXISTS (SELECT FROM credit_proposal WHERE credit_proposal.transaction_id = entry.transaction_id)
 
 -- name: lock_maker
