@@ -65,24 +65,23 @@ async def audit(settings: Settings, on_result: OnResult = lambda _: None) -> Rep
 
     PostgreSQL is read in one REPEATABLE READ READ ONLY transaction. ClickHouse has no snapshots:
     compared is what the snapshot says was shipped, which does not change any more. Memory is
-    bounded: both sides aggregate. Raises Failure when a store is away or was never migrated, or a
-    rebuild is at work.
+    bounded: both sides aggregate. Raises Failure when a store is away or was never migrated, a
+    rebuild is at work, or `audit_seconds_max` are over.
     """
+    limit = asyncio.timeout(settings.audit_seconds_max)
     try:
-        connection = await connect(
-            settings, application_name="verify", unlimited=True, long_snapshot=True
-        )
-    except (OSError, asyncpg.PostgresError, TimeoutError) as error:
-        raise Failure(f"PostgreSQL does not answer: {error}") from error
-    try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
+        async with limit, _line(settings, long_snapshot=True) as connection:
+            await connection.transaction(isolation="repeatable_read", readonly=True).start()
             return await _audit(settings, connection, on_result)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        seconds = f"{settings.audit_seconds_max:g} s (TOLLGATE_AUDIT_SECONDS_MAX)"
+        raise Failure(f"the audit took longer than {seconds}") from error
     except (Refused, Unreachable) as error:
         raise Failure(f"ClickHouse does not answer: {error}") from error
     except asyncpg.UndefinedTableError as error:
         raise Failure(f"PostgreSQL: {error}: run `tollgate migrate` first") from error
-    finally:
-        await connection.close()
 
 
 async def _audit(settings: Settings, connection: Connection, on_result: OnResult) -> Report:
@@ -160,17 +159,25 @@ async def _copy_checks(
         yield await checks.corrections()
         yield await checks.duplicates()
         yield await checks.roll_ups()
-        async with _fresh(settings) as now:
+        async with _line(settings) as now:  # outside of the snapshot
             yield await checks.beyond(now, topic)
     finally:
         client.close()
 
 
 @asynccontextmanager
-async def _fresh(settings: Settings) -> AsyncIterator[Connection]:
-    """A connection outside of the snapshot."""
-    connection = await connect(settings, application_name="verify", unlimited=True)
+async def _line(settings: Settings, *, long_snapshot: bool = False) -> AsyncIterator[Connection]:
+    """A connection without a limit of a statement. What a server that has vanished will never
+    answer is not waited for when the block fails or is cancelled, no ROLLBACK either.
+    """
+    try:
+        connection = await connect(
+            settings, application_name="verify", unlimited=True, long_snapshot=long_snapshot
+        )
+    except (OSError, asyncpg.PostgresError, TimeoutError) as error:
+        raise Failure(f"PostgreSQL does not answer: {error}") from error
     try:
         yield connection
+        await connection.close(timeout=2)
     finally:
-        await connection.close()
+        connection.terminate()

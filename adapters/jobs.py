@@ -15,6 +15,9 @@ from schemas.jobs import Job
 
 SQL = load("jobs")
 STATEMENT_SECONDS = 45.0  # less than what the watchdog takes for a stall
+# A worker that says nothing to its session for so long is frozen: the run is another one's.
+SILENT_SECONDS_MAX = 120.0
+_ANSWER_SECONDS_MAX = 10.0
 _ERROR_CHARS_MAX = 500
 _DRY = "dry-run/"  # no key of a job has a slash
 
@@ -45,20 +48,33 @@ class Ended:
 async def at_work(connection: Connection, job: Job) -> AsyncIterator[Run | None]:
     """The run of the job's key for the time of the block, for nobody else; None: it has ended.
 
-    The lock is the session's: when its process dies, another one can take the run, which then goes
-    on. In an open transaction it is that one's, which may have failed when the block ends. Dry runs
-    have keys of their own: one uses up no key of a real run. Raises Busy when somebody is at work
-    on the key, and OtherRun when the key is that of another job.
+    The lock is the session's: when its process dies, or is silent for SILENT_SECONDS_MAX, another
+    one can take the run, which then goes on. In an open transaction it is that one's, which may
+    have failed when the block ends. Dry runs have keys of their own: one uses up no key of a real
+    run. Raises Busy when somebody is at work on the key, and OtherRun when the key is that of
+    another job.
     """
     key = _DRY + job.id if job.data.dry_run else job.id
     within = connection.is_in_transaction()
-    if not await connection.fetchval(SQL.lock_key_here if within else SQL.lock_key, key):
+    if within:
+        locked = await connection.fetchval(SQL.lock_key_here, key)
+    else:
+        silent_ms = f"{round(SILENT_SECONDS_MAX * 1000)}ms"
+        locked = await connection.fetchval(SQL.lock_key, key, silent_ms)
+    if not locked:
         raise Busy(job.id)
     try:
         yield await _open(connection, job, key)
     finally:
         if not within and not connection.is_closed():
-            await connection.fetchval(SQL.unlock_key, key)
+            await connection.fetchval(SQL.unlock_key, key, timeout=_ANSWER_SECONDS_MAX)
+
+
+async def still_held(connection: Connection) -> None:
+    """Says on the session of a run that its work goes on elsewhere. Raises what is TRANSIENT when
+    the session, and the run with it, is lost.
+    """
+    await connection.fetchval(SQL.still_here, timeout=_ANSWER_SECONDS_MAX)
 
 
 class Busy(Exception):  # noqa: N818 - an answer, not an error: another scheduler has the run

@@ -1,8 +1,11 @@
 """Connections to PostgreSQL, with a time limit on everything."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import asyncpg
 
@@ -52,6 +55,26 @@ POISON: tuple[type[Exception], ...] = (
 CONNECT_SECONDS_MAX = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """After how much silence an end asks whether the other one is there, how often, how many times.
+    The operating system's default is hours: so long a vanished client kept its locks.
+    """
+
+    idle_seconds: int
+    interval_seconds: int
+    count: int
+
+    @property
+    def seconds(self) -> int:
+        """How long an end that is gone is taken for one that has nothing to say."""
+        return self.idle_seconds + self.interval_seconds * self.count
+
+
+KEEPALIVE = Keepalive(idle_seconds=30, interval_seconds=10, count=3)
+_ABANDONED_MS = 10_000  # a statement without limit ends so soon after its client
+
+
 def session_parameters(settings: Settings, application_name: str) -> dict[str, str]:
     """What every session says to PostgreSQL at its start: who it is, and its time limits.
 
@@ -66,9 +89,33 @@ def session_parameters(settings: Settings, application_name: str) -> dict[str, s
             round(settings.idle_transaction_seconds_max * 1000)
         ),
         "tcp_user_timeout": str(round(settings.statement_seconds_max * 1000)),
+        "tcp_keepalives_idle": str(KEEPALIVE.idle_seconds),
+        "tcp_keepalives_interval": str(KEEPALIVE.interval_seconds),
+        "tcp_keepalives_count": str(KEEPALIVE.count),
         "timezone": "UTC",
         "jit": "off",
     }
+
+
+class _Watched(asyncpg.Connection):  # type: ignore[misc]  # asyncpg is not typed
+    """A connection whose own end sees that the server has vanished, also while it waits for rows
+    without a time limit.
+    """
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
+        super().__init__(protocol, transport, *rest)
+        line = transport.get_extra_info("socket")
+        if line.family == socket.AF_UNIX:
+            return
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (
+            ("TCP_KEEPIDLE", KEEPALIVE.idle_seconds),
+            ("TCP_KEEPINTVL", KEEPALIVE.interval_seconds),
+            ("TCP_KEEPCNT", KEEPALIVE.count),
+            ("TCP_USER_TIMEOUT", KEEPALIVE.seconds * 1000),
+        ):
+            if hasattr(socket, name):  # not every system has each
+                line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 @asynccontextmanager
@@ -90,6 +137,7 @@ async def open_pool(
         command_timeout=settings.statement_seconds_max + 2,
         max_inactive_connection_lifetime=60,
         server_settings=session_parameters(settings, application_name),
+        connection_class=_Watched,
         reset=_nothing if stateless else None,
     )
     try:
@@ -117,6 +165,7 @@ async def connect(
     parameters = session_parameters(settings, application_name)
     if unlimited:
         parameters["statement_timeout"] = "0"
+        parameters["client_connection_check_interval"] = str(_ABANDONED_MS)
     if long_snapshot:
         parameters["idle_in_transaction_session_timeout"] = "0"
     return await asyncpg.connect(
@@ -124,4 +173,5 @@ async def connect(
         timeout=CONNECT_SECONDS_MAX,
         command_timeout=None if unlimited else settings.statement_seconds_max + 2,
         server_settings=parameters,
+        connection_class=_Watched,
     )

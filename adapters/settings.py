@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     audit_seconds: float = Field(
         300.0, ge=0, description="the warehouse audits all stores so often; 0: never"
     )
+    audit_seconds_max: float = Field(
+        3_600.0, gt=0, description="an audit that takes longer has failed"
+    )
 
     dual_control_credits_micro: int = Field(
         0,

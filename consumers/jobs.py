@@ -12,7 +12,16 @@ from adapters import expiry, overtaken, purge, reconcile, refresh
 from adapters.audit import audit
 from adapters.failures import Failure
 from adapters.gate_prices import PriceSource
-from adapters.jobs import Ended, Figures, Run, add_figures, at_work, end_run, patient
+from adapters.jobs import (
+    Ended,
+    Figures,
+    Run,
+    add_figures,
+    at_work,
+    end_run,
+    patient,
+    still_held,
+)
 from adapters.metrics import Metrics
 from adapters.postgres import TRANSIENT, Connection, connect
 from adapters.refresh import REFUSALS
@@ -25,6 +34,7 @@ from schemas.jobs import Job
 log = structlog.get_logger()
 
 ACTOR: Final = "scheduler"
+SIGN_SECONDS = 5.0  # between two signs of life of an audit
 FAILURES_LOGGED_MAX: Final = 100  # of one run: a defect that hits everybody is one defect
 
 Note = Callable[[Figures], None]
@@ -148,7 +158,15 @@ class Workshop:
             yield done.figures
 
     async def _audit(self, connection: Connection, run: Run) -> AsyncGenerator[Figures, None]:
-        report = await audit(self._settings)
+        audited = asyncio.create_task(audit(self._settings))
+        try:
+            while not (await asyncio.wait({audited}, timeout=SIGN_SECONDS))[0]:
+                await still_held(connection)
+                yield {}
+            report = audited.result()
+        finally:
+            audited.cancel()
+            await asyncio.gather(audited, return_exceptions=True)
         for result in report.results:
             if self._metrics is not None:
                 self._metrics.drift(result.check, result.found)

@@ -106,8 +106,6 @@ class Scheduler:
                     self._metrics.job_ended(job.data.job, "superseded")
                     log.info("superseded", job=job.data.job, job_key=job.id, by=newest.id)
                     return True
-                if job.data.job is JobName.AUDIT:
-                    self._progress.lag = 0  # it reads the whole ledger: no step for a long time
                 await self._workshop.run(connection, job, self._note)
                 return not self._stopping.is_set()
             except Busy:
@@ -118,8 +116,8 @@ class Scheduler:
                 await self._wait_out(trouble, failures)
         return False
 
-    def _note(self, _figures: Figures) -> None:
-        self._progress.batch_done(1)
+    def _note(self, figures: Figures) -> None:
+        self._progress.batch_done(1 if figures else 0)
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():

@@ -1,4 +1,6 @@
-"""A TCP proxy before PostgreSQL that lets a COMMIT through and cuts the line before its reply."""
+"""A TCP proxy before PostgreSQL that lets a COMMIT through and cuts the line before its reply, or
+that lets nothing through any more and cuts nothing: the server has vanished.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -20,6 +22,9 @@ class LossyProxy:
         self.lost = 0
         self.every = 0
         """Every how many commits a reply is lost; 0: none."""
+        self.silent_from: bytes | None = None
+        """A line on which these bytes are asked is dead from then on, and open."""
+        self.silenced = 0
 
     @property
     def dsn(self) -> str:
@@ -80,6 +85,11 @@ class LossyProxy:
             if COMMIT in data:
                 self.commits += 1
                 line.loses = self.every > 0 and self.commits % self.every == 0
+            if self.silent_from is not None and self.silent_from in data and not line.silent:
+                self.silenced += 1
+                line.silent = True
+            if line.silent:
+                continue
             writer.write(data)
             await writer.drain()
 
@@ -90,9 +100,12 @@ class LossyProxy:
             if line.loses:
                 self.lost += 1
                 return
+            if line.silent:
+                continue
             writer.write(data)
             await writer.drain()
 
 
 class _Line:
     loses = False
+    silent = False

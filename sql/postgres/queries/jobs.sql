@@ -1,16 +1,24 @@
 -- Runs of the scheduler's jobs. A run's key is that of the message that asked for it.
 
 -- name: lock_key
--- Whoever has it is the only one at work on that key, until its session ends. $1 key.
-SELECT pg_try_advisory_lock(hashtextextended('tollgate.job:' || $1, 0))
+-- Whoever has it is the only one at work on that key, until its session ends: by itself, or because it
+-- said nothing for $2, a time with its unit. $1 key.
+SELECT CASE WHEN pg_try_advisory_lock(hashtextextended('tollgate.job:' || $1, 0))
+            THEN set_config('idle_session_timeout', $2, false) IS NOT NULL
+            ELSE false END
 
 -- name: lock_key_here
 -- As lock_key, until the transaction ends. $1 key.
 SELECT pg_try_advisory_xact_lock(hashtextextended('tollgate.job:' || $1, 0))
 
 -- name: unlock_key
--- $1 key.
-SELECT pg_advisory_unlock(hashtextextended('tollgate.job:' || $1, 0))
+-- The session may be idle again. $1 key.
+SELECT pg_advisory_unlock(hashtextextended('tollgate.job:' || $1, 0)),
+       set_config('idle_session_timeout', NULL, false)
+
+-- name: still_here
+-- A sign of life, while the work is done elsewhere.
+SELECT true
 
 -- name: open_run
 -- The run of this key: made now, or the one that there is, whatever became of it.
