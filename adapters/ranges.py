@@ -20,6 +20,8 @@ SQL = load("ranges")
 NO_PARTITION = -1
 NO_EPOCH = 1
 ACQUIRE_SECONDS_MAX = 10
+# A warehouse holds a month of a range twice while it sends it.
+BYTES_MAX: Final = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +29,25 @@ class Statements:
     """How a stream's ranges are read. `page` finds the next one of a stream without offsets.
 
     `weight`: what a row costs to read, in charges. A range stays far below the statement timeout.
+    `text`: how many bytes of callers' text it holds, which no number of rows says.
     """
 
     months: str
     rows: str
+    text: str
     page: str | None = None
     weight: int = 1
 
 
 STATEMENTS: Final[Mapping[Stream, Statements]] = {
-    Stream.CHARGE: Statements(SQL.charge_months, SQL.charge_rows),
-    Stream.CREDIT: Statements(SQL.credit_months, SQL.credit_rows, SQL.credit_page),
+    Stream.CHARGE: Statements(SQL.charge_months, SQL.charge_rows, SQL.charge_text),
+    Stream.CREDIT: Statements(SQL.credit_months, SQL.credit_rows, SQL.credit_text, SQL.credit_page),
     Stream.CORRECTION: Statements(
-        SQL.correction_months, SQL.correction_rows, SQL.correction_page, weight=4
+        SQL.correction_months,
+        SQL.correction_rows,
+        SQL.correction_text,
+        SQL.correction_page,
+        weight=4,
     ),
 }
 
@@ -79,12 +87,18 @@ class Rows:
 
 
 class Ranges:
-    """The ranges of every stream; `topic` is the real name of the usage topic."""
+    """The ranges of every stream; `topic` is the real name of the usage topic.
 
-    def __init__(self, pool: Pool, *, topic: str, rows_max: int) -> None:
+    A range has at most `rows_max` rows and, unless it is one row, `bytes_max` of callers' text.
+    """
+
+    def __init__(
+        self, pool: Pool, *, topic: str, rows_max: int, bytes_max: int = BYTES_MAX
+    ) -> None:
         self._pool = pool
         self._topic = topic
         self._rows_max = rows_max
+        self._bytes_max = bytes_max
 
     async def generation(self) -> int:
         """The making of the copy that is wanted now; 1 in a new deployment."""
@@ -143,7 +157,7 @@ class Ranges:
                 generation = await connection.fetchval(SQL.lock_generation)
                 row = await connection.fetchrow(SQL.open_range, stream)
                 if row is None:
-                    bounds = await self._next_bounds(connection, stream, generation)
+                    bounds = await self._next_fitting(connection, stream, generation)
                     if bounds is None:
                         return None
                     await _insert(connection, stream, generation, bounds)
@@ -155,15 +169,30 @@ class Ranges:
         if await connection.fetchrow(SQL.open_range, stream) is not None:
             return True
         generation = await connection.fetchval(SQL.read_generation)
-        return await self._next_bounds(connection, stream, generation) is not None
+        bounds = await self._next_bounds(connection, stream, generation, self._rows_max)
+        return bounds is not None
+
+    async def _next_fitting(
+        self, connection: Connection, stream: Stream, generation: int
+    ) -> Range | None:
+        """As `_next_bounds`, of fewer rows where the text in them would be too much."""
+        rows_max = self._rows_max
+        while True:
+            bounds = await self._next_bounds(connection, stream, generation, rows_max)
+            if bounds is None or rows_max == 1:
+                return bounds
+            text_bytes = await connection.fetchval(STATEMENTS[stream].text, *bounds.bounds)
+            if text_bytes <= self._bytes_max:
+                return bounds
+            rows_max = max(1, min(rows_max // 2, rows_max * self._bytes_max // text_bytes))
 
     async def _next_bounds(
-        self, connection: Connection, stream: Stream, generation: int
+        self, connection: Connection, stream: Stream, generation: int, rows_max: int
     ) -> Range | None:
         """The next range, its number and figures not yet known; None: nothing waits."""
         if STATEMENTS[stream].page is not None:
-            return await self._next_page(connection, stream, generation)
-        slices = next_slice(await self._extents(connection, generation), self._rows_max)
+            return await self._next_page(connection, stream, generation, rows_max)
+        slices = next_slice(await self._extents(connection, generation), rows_max)
         if not slices:
             return None
         return Range(
@@ -183,14 +212,14 @@ class Ranges:
         )
 
     async def _next_page(
-        self, connection: Connection, stream: Stream, generation: int
+        self, connection: Connection, stream: Stream, generation: int, rows_max: int
     ) -> Range | None:
         """The next rows in the order (tx, id), of transactions that nothing can precede."""
         shipped = await connection.fetchrow(SQL.keyset_position, stream, generation)
         tx_after, id_after = ("0", 0) if shipped is None else shipped
         how = STATEMENTS[stream]
-        rows_max = max(1, self._rows_max // how.weight)
-        page = await connection.fetchrow(how.page, tx_after, id_after, rows_max)
+        rows = max(1, rows_max // how.weight)
+        page = await connection.fetchrow(how.page, tx_after, id_after, rows)
         if page is None:
             if await connection.fetchval(SQL.transactions_went_back):
                 raise Halt(

@@ -9,7 +9,7 @@ from adapters import clickhouse
 from adapters.audit import Report
 from adapters.copy import Copy
 from adapters.postgres import open_pool
-from adapters.ranges import Ranges
+from adapters.ranges import BYTES_MAX, Ranges
 from adapters.settings import Settings
 from core.audit import Check
 from core.ranges import Stream
@@ -49,9 +49,11 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(settings: Settings, rows_max: int = 100_000) -> AsyncIterator[Bench]:
+async def bench(
+    settings: Settings, rows_max: int = 100_000, bytes_max: int = BYTES_MAX
+) -> AsyncIterator[Bench]:
     async with open_pool(settings, application_name="tests", size=4) as pool:
-        ranges = Ranges(pool, topic=topic_of(settings), rows_max=rows_max)
+        ranges = Ranges(pool, topic=topic_of(settings), rows_max=rows_max, bytes_max=bytes_max)
         yield Bench(settings, ranges, Copy(settings, ranges))
 
 

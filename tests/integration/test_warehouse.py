@@ -13,6 +13,7 @@ from adapters.clickhouse import insert_csv
 from adapters.clickhouse_tables import read_tables, weak_tables
 from adapters.failures import Halt
 from adapters.queries import load
+from adapters.ranges import STATEMENTS
 from adapters.settings import Settings
 from core.ranges import Stream, token
 from tests.planted_corrections import plant_every_kind
@@ -63,6 +64,34 @@ async def test_ranges_are_bounded_and_cover_everything(settings: Settings) -> No
     assert await connection.fetchval("SELECT max(row_count) FROM ship_range") <= 170
     assert await connection.fetchval("SELECT sum(row_count) FROM ship_range") == 1_007
     await connection.close()
+
+
+async def test_ranges_are_bounded_by_the_text_in_them(settings: Settings) -> None:
+    """Many rows of much text would not fit into a warehouse, nor into a rebuild ever after."""
+    await plant(settings, Batch(60))
+    await plant_every_kind(settings)
+    connection = await connect(settings)
+    await connection.execute("INSERT INTO credit_transaction (account_id, type, amount_micro,"
+        " balance_after_micro, actor, metadata)"
+        " SELECT 'account 0', 'DEDUCT', -1, -number, 'app', repeat('x', 1_000)"
+        " FROM generate_series(1, 4) AS number")  # fmt: skip
+    async with bench(settings, bytes_max=1_500) as at:
+        await at.drain_with_credits()
+        await assert_copied_exactly(settings)
+        ranges = await connection.fetch(
+            "SELECT stream, epoch, partitions, from_offsets, to_offsets,"
+            " tx_after::text, id_after, tx_to::text, id_to FROM ship_range"
+        )
+        found: dict[Stream, list[int]] = {stream: [] for stream in Stream}
+        for row in ranges:
+            stream = Stream(row["stream"])
+            charges = row["epoch"], row["partitions"], row["from_offsets"], row["to_offsets"]
+            others = row["tx_after"], row["id_after"], row["tx_to"], row["id_to"]
+            bounds = charges if stream is Stream.CHARGE else others
+            found[stream].append(await connection.fetchval(STATEMENTS[stream].text, *bounds))
+    await connection.close()
+    assert min(len(sizes) for sizes in found.values()) >= 2
+    assert max(size for sizes in found.values() for size in sizes) <= 1_500
 
 
 async def test_an_epoch_is_shipped_to_its_end_before_the_next(settings: Settings) -> None:

@@ -159,6 +159,19 @@ CROSS JOIN LATERAL (
 WHERE occurred_at >= $6::timestamptz AND occurred_at < $6::timestamptz + interval '1 month'
 ORDER BY charge.partition, charge."offset"
 
+-- name: charge_text
+-- How many bytes of callers' text a range of charges holds; octet_length does not read a text that is
+-- kept outside its row. Parameters as charge_months.
+SELECT coalesce(sum(octet_length(attributes) + octet_length(resource_id) + octet_length(source)), 0)::bigint
+FROM unnest($2::integer[], $3::bigint[], $4::bigint[]) AS part (partition, from_offset, to_offset)
+CROSS JOIN LATERAL (
+    SELECT * FROM charge AS c
+    WHERE c.epoch = $1 AND c.partition = part.partition
+      AND c."offset" >= part.from_offset AND c."offset" < part.to_offset
+    ORDER BY c."offset"
+    OFFSET 0
+) AS charge
+
 -- name: credit_months
 -- As charge_months. $1 tx_after, $2 id_after, $3 tx_to, $4 id_to (inclusive).
 SELECT date_trunc('month', created_at) AS month, count(*) AS row_count,
@@ -169,6 +182,13 @@ WHERE (tx, transaction_id) > ($1::text::xid8, $2::bigint)
   AND (tx, transaction_id) <= ($3::text::xid8, $4::bigint)
 GROUP BY month
 ORDER BY month
+
+-- name: credit_text
+-- As charge_text. $1 tx_after, $2 id_after, $3 tx_to, $4 id_to (inclusive).
+SELECT coalesce(sum(octet_length(metadata) + octet_length(reason)), 0)::bigint
+FROM credit_transaction
+WHERE (tx, transaction_id) > ($1::text::xid8, $2::bigint)
+  AND (tx, transaction_id) <= ($3::text::xid8, $4::bigint)
 
 -- name: credit_rows
 -- As charge_rows. $1 tx_after, $2 id_after, $3 tx_to, $4 id_to (inclusive), $5 generation, $6 month.
@@ -192,6 +212,20 @@ WHERE (tx, correction_id) > ($1::text::xid8, $2::bigint)
   AND (tx, correction_id) <= ($3::text::xid8, $4::bigint)
 GROUP BY month
 ORDER BY month
+
+-- name: correction_text
+-- As charge_text: a correction brings along its charge's. $1 tx_after, $2 id_after, $3 tx_to, $4 id_to
+-- (inclusive).
+SELECT coalesce(sum(octet_length(charged.attributes) + octet_length(charged.resource_id)
+                    + octet_length(charged.source) + octet_length(c.reason)), 0)::bigint
+FROM charge_correction AS c
+CROSS JOIN LATERAL (
+    SELECT * FROM charge
+    WHERE charge.account_id = c.account_id AND charge.event_id = c.event_id
+    LIMIT 1
+) AS charged
+WHERE (c.tx, c.correction_id) > ($1::text::xid8, $2::bigint)
+  AND (c.tx, c.correction_id) <= ($3::text::xid8, $4::bigint)
 
 -- name: correction_rows
 -- As charge_rows. A row brings along what never changes of its charge, and what of the state before it
