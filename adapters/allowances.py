@@ -133,8 +133,8 @@ async def refresh_now(
 ) -> RefreshedNow:
     """Refreshes these accounts now, due or not and paused or not, as a run of its own.
 
-    Not idempotent: another call is another refresh. `missed` accounts do not exist or are being
-    refreshed by somebody else. Raises Failure when the list is empty or too long.
+    All in one transaction, with its row of the audit log. Not idempotent: another call is another
+    refresh. `missed` accounts do not exist. Raises Failure when the list is empty or too long.
     """
     wanted = sorted(set(accounts))
     if not 0 < len(wanted) <= ACCOUNTS_OF_ONE_CALL_MAX:
@@ -144,19 +144,20 @@ async def refresh_now(
     moment = datetime.now(UTC)
     key = f"refresh:now:{moment:%Y-%m-%dT%H:%M:%S.%f}Z"
     job = new_job(JobName.REFRESH, key, by.actor, moment)
-    async with at_work(connection, job) as opened:
-        if opened is None:
-            raise Failure("another refresh was asked for in the same microsecond: ask again")
-        run = RefreshRun(opened.run_id, by.actor, by.reason, terms)
-        failures: list[tuple[str, str]] = []
-        for first in range(0, len(wanted), ACCOUNTS_OF_ONE_TRANSACTION):
-            some = wanted[first : first + ACCOUNTS_OF_ONE_TRANSACTION]
-            async for batch in refresh_these(connection, run, some):
-                failures += batch.failures
-        figures = (await end_run(connection, run.run_id)).figures
-    subject = wanted[0] if len(wanted) == 1 else f"{len(wanted)} accounts"
-    after = {"run_id": run.run_id, **figures}
-    await note(connection, by.act("refresh_now", subject, None, after))
+    async with connection.transaction(isolation="read_committed"):
+        async with at_work(connection, job) as opened:
+            if opened is None:
+                raise Failure("another refresh was asked for in the same microsecond: ask again")
+            run = RefreshRun(opened.run_id, by.actor, by.reason, terms)
+            failures: list[tuple[str, str]] = []
+            for first in range(0, len(wanted), ACCOUNTS_OF_ONE_TRANSACTION):
+                some = wanted[first : first + ACCOUNTS_OF_ONE_TRANSACTION]
+                async for batch in refresh_these(connection, run, some):
+                    failures += batch.failures
+            figures = (await end_run(connection, run.run_id)).figures
+        subject = wanted[0] if len(wanted) == 1 else f"{len(wanted)} accounts"
+        after = {"run_id": run.run_id, **figures}
+        await note(connection, by.act("refresh_now", subject, None, after))
     return RefreshedNow(
         run.run_id,
         figures.get("refreshed", 0),

@@ -123,8 +123,8 @@ async def refresh_these(
 ) -> AsyncIterator[RefreshedBatch]:
     """Refreshes accounts by name, now, due or not and paused or not; yields as `refresh_due`.
 
-    Not idempotent: an account that was refreshed a moment ago is refreshed again. Accounts that do
-    not exist, or that another run has locked, are not among those it reports.
+    Not idempotent: an account that was refreshed a moment ago is refreshed again. Accounts that
+    another run has locked are waited for; those that do not exist are not among what it reports.
     """
     await connection.execute(SQL.enrol_these, accounts)
     try:
@@ -140,7 +140,10 @@ async def _refresh_some(
     connection: Connection, run: RefreshRun, accounts: Sequence[str], until: datetime | None
 ) -> RefreshedBatch:
     async with connection.transaction(isolation="read_committed"):
-        rows = await connection.fetch(SQL.lock_these, accounts, until)
+        if until is None:
+            rows = await connection.fetch(SQL.lock_named, accounts)
+        else:
+            rows = await connection.fetch(SQL.lock_these, accounts, until)
         if not rows:
             return RefreshedBatch()
         return await refresh_locked(connection, run, [row["account_id"] for row in rows])

@@ -169,7 +169,10 @@ class Settings(BaseSettings):
         86_400, ge=60, description="how often the clock asks for a purge"
     )
     idempotency_key_days: int = Field(
-        30, ge=1, le=3650, description="an idempotency key of the API is known for so long"
+        30,
+        ge=1,
+        le=3650,
+        description="an idempotency key, of the API or of a command, is known for so long",
     )
     job_run_days: int = Field(
         90, ge=8, le=3650, description="runs of jobs are kept so long, longer than their messages"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    from adapters.idempotency import Reply
     from adapters.postgres import Connection
 
 Result = TypeVar("Result")
@@ -154,6 +155,9 @@ def set_(
 def now(
     accounts: Annotated[list[str], typer.Argument(help="The accounts.", show_default=False)],
     reason: Reason = "",
+    key: Annotated[
+        str | None, typer.Option(help="Running it again with the same key does it once.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Report what they would get; change nothing.")
     ] = False,
@@ -163,9 +167,11 @@ def now(
 
     Everything that is due: `tollgate job refresh --now`.
     """
+    import json
     from dataclasses import asdict
 
-    from adapters.allowances import By, refresh_now
+    from adapters.allowances import By, RefreshedNow, refresh_now
+    from adapters.command_keys import once_by_command
     from adapters.refresh import count_due
     from adapters.settings import load_settings
     from consumers.jobs import terms_of
@@ -182,19 +188,29 @@ def now(
         else:
             say(f"{count:,} accounts would get {credits_text(amount_micro)} credits")
         return
-    by = By(actor(), reason)
-    done = _with_postgres(lambda connection: refresh_now(connection, accounts, terms, by))
+    by = By(actor(), reason, key or "")
+
+    async def once(connection: "Connection") -> "Reply":
+        async def work() -> str:
+            return json.dumps(asdict(await refresh_now(connection, accounts, terms, by)))
+
+        asked = (sorted(set(accounts)), reason)
+        return await once_by_command(connection, key, "refresh now", asked, work)
+
+    reply = _with_postgres(once)
+    done = RefreshedNow(**json.loads(reply.text))
     if as_json:
-        print_json(asdict(done))
+        print_json({**asdict(done), "repeated": reply.repeated})
         return
+    before = " before, with this key" if reply.repeated else ""
     say(
         f"run {done.run_id}: {done.refreshed:,} accounts got {credits_text(done.amount_micro)} "
-        f"credits, {credits_text(done.replaced_micro)} of older allowances replaced"
+        f"credits{before}, {credits_text(done.replaced_micro)} of older allowances replaced"
     )
     for account_id, refusal in done.failures:
         say(f"{account_id} was refused: {refusal}")
     if done.missed:
-        say(f"{done.missed:,} are no accounts, or somebody else is at work on them")
+        say(f"{done.missed:,} are no accounts")
 
 
 def undo(

@@ -124,6 +124,42 @@ async def test_bulk_by_hand_reports_what_it_missed(connection: asyncpg.Connectio
     assert len(await history(connection, run_id=done.run_id, refreshes_max=1_000)) == 449
 
 
+async def test_without_its_row_in_the_log_nothing_is_given_by_hand(
+    connection: asyncpg.Connection,
+) -> None:
+    """As when the process dies before the last statement."""
+    names = [f"a{n}" for n in range(201)]
+    for name in names:
+        await create_account(connection, name, tier="free", demo=False, welcome=None)
+    await connection.execute(
+        "ALTER TABLE audit_log ADD CONSTRAINT dies CHECK (action <> 'refresh_now') NOT VALID"
+    )
+    with pytest.raises(asyncpg.CheckViolationError):
+        await refresh_now(connection, names, TERMS, BY)
+    for table in ("refresh", "job_run", "credit_transaction"):
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608
+    await connection.execute("ALTER TABLE audit_log DROP CONSTRAINT dies")
+    assert (await refresh_now(connection, names, TERMS, BY)).refreshed == 201
+
+
+async def test_by_hand_a_locked_account_is_waited_for(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    await create_account(connection, "acme", tier="free", demo=False, welcome=None)
+    await change_allowance(connection, "acme", {"preferred_day": 15}, BY)
+    other = await connect(settings, application_name="test")
+    try:
+        async with other.transaction():
+            await other.execute("SELECT FROM allowance FOR UPDATE")
+            asked = asyncio.create_task(refresh_now(connection, ["acme"], TERMS, BY))
+            await asyncio.sleep(0.2)
+            assert not asked.done()
+        done = await asked
+    finally:
+        await other.close()
+    assert (done.refreshed, done.missed) == (1, 0)
+
+
 @law(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     terms=st.sampled_from([TERMS, ROLLING]),
@@ -278,6 +314,22 @@ async def test_on_the_command_line(
     assert (stats["refreshes"], stats["undone"], stats["due"]) == (2, 1, 0)
     shown = await run_tollgate(environment, "refresh", "show", "acme")
     assert "due at" in shown.stdout
+
+
+async def test_a_command_with_a_key_refreshes_once(
+    environment: dict[str, str], connection: asyncpg.Connection
+) -> None:
+    await account(connection, "acme", 50 * CREDIT)
+    once = ("refresh", "now", "acme", "--reason", "paid", "--key", "invoice-7")
+    first, again = [await report(environment, *once) for _ in "12"]
+    assert (first.pop("repeated"), again.pop("repeated")) == (False, True)
+    assert first == again
+    assert "before, with this key" in (await run_tollgate(environment, *once)).stdout
+    other = await run_tollgate(environment, *once, "late")
+    assert "stands for another command" in other.stderr
+    [act] = await list_acts(connection, action="refresh_now")
+    assert (act["request_id"], act["after"]["refreshed"]) == ("invoice-7", 1)
+    assert len(await history(connection)) == 1
 
 
 async def test_statistics_before_anything(connection: asyncpg.Connection) -> None:

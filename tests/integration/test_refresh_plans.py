@@ -57,6 +57,7 @@ def _cases() -> Iterator[Case]:
     due = datetime.now(UTC), first, "", 1_000
     yield Case("refresh", "lock_due", due, {"allowance_due": ("due_at", "account_id")})
     yield Case("refresh", "lock_these", (accounts, None), {"allowance_pkey": ACCOUNT})
+    yield Case("refresh", "lock_named", (accounts,), {"allowance_pkey": ACCOUNT})
     yield Case(
         "refresh",
         "refresh_accounts",

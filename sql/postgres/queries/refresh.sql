@@ -47,6 +47,15 @@ WHERE account_id = ANY($1::text[])
 ORDER BY account_id
 FOR NO KEY UPDATE SKIP LOCKED
 
+-- name: lock_named
+-- These accounts, due or not and paused or not: what somebody else has locked is waited for, in the
+-- order of the ids. $1 account ids.
+SELECT account_id
+FROM allowance
+WHERE account_id = ANY($1::text[])
+ORDER BY account_id
+FOR NO KEY UPDATE
+
 -- name: enrol_these
 -- As enrol, for accounts that are asked for by name: due now. Idempotent. $1 account ids.
 INSERT INTO allowance (account_id, due_at)
