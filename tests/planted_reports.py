@@ -37,7 +37,7 @@ async def plant_reports(settings: Settings) -> None:
             )
         await connection.execute(ledger.settle_holds, ["given-up"], ["reported"], [1])
         assert [done.figures async for done in replace(connection, 1)] == [
-            {"replaced": 1, "returned_micro": REPORT_MICRO}
+            {"replaced": 1, "returned_micro": REPORT_MICRO, "refused": 0}
         ]
     finally:
         await connection.close()

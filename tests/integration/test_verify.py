@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from adapters import clickhouse
+from adapters import clickhouse, copy_audit
 from adapters.audit import Waiting, audit
 from adapters.failures import Failure
 from adapters.settings import Settings
@@ -253,6 +253,12 @@ COPY_DRIFTS: list[tuple[str, Check, str, str]] = [
         "hash",
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A roll-up that is behind its rows is given seconds to catch up; these never will."""
+    monkeypatch.setattr(copy_audit, "ROLL_UP_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from adapters import clickhouse
+from adapters import clickhouse, copy_audit
 from adapters.audit import audit
 from adapters.settings import Settings
 from core.audit import Check
@@ -233,6 +233,12 @@ COPY_DRIFTS: list[tuple[str, Check, str, str]] = [
         "hash",
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A roll-up that is behind its rows is given seconds to catch up; these never will."""
+    monkeypatch.setattr(copy_audit, "ROLL_UP_PAUSE_SECONDS", 0.01)
 
 
 async def correct(settings: Settings) -> Settings:
