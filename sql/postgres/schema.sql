@@ -60,8 +60,10 @@ CREATE TABLE credit_hold (
     closed_at     timestamptz,
     kind          text NOT NULL DEFAULT 'hold' CHECK (kind IN ('hold', 'session')),
     actor         text NOT NULL DEFAULT '',
-    metadata      text NOT NULL DEFAULT '',  -- JSON object of the caller, '' when none
-    usage         text NOT NULL DEFAULT '',  -- a session's usage so far, JSON: what an abandoned one is charged
+    -- JSON object of the caller, '' when none
+    metadata      text NOT NULL DEFAULT '' CHECK (octet_length(metadata) <= 32768),
+    -- A session's usage so far, JSON: what an abandoned one is charged.
+    usage         text NOT NULL DEFAULT '' CHECK (octet_length(usage) <= 32768),
     expires_at    timestamptz,               -- reconciliation looks at it from then on; NULL: by its age
     touched_at    timestamptz NOT NULL DEFAULT now(),
     closed_by     text NOT NULL DEFAULT '',
@@ -217,7 +219,8 @@ CREATE TABLE credit_transaction (
     idempotency_key     text,             -- unique; most entries have none
     tx                  xid8 NOT NULL DEFAULT pg_current_xact_id(),
     created_at          timestamptz NOT NULL DEFAULT now(),
-    metadata            text NOT NULL DEFAULT ''  -- JSON object of the caller: provider, model, tokens; '' when none
+    -- JSON object of the caller: provider, model, tokens; '' when none
+    metadata            text NOT NULL DEFAULT '' CHECK (octet_length(metadata) <= 32768)
 );
 CREATE UNIQUE INDEX credit_transaction_key ON credit_transaction (idempotency_key) WHERE idempotency_key IS NOT NULL;
 -- An account's history, newest first.

@@ -136,6 +136,35 @@ async def test_metadata_has_the_limits_of_an_events_attributes(
     assert [json.loads(row["metadata"]) for row in kept] == [WIDEST] * len(holds)
 
 
+async def test_a_sessions_widest_usage_is_kept(
+    app: httpx2.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    sessions = "/api/v1/accounts/acme/sessions"
+    opened = (await app.post(sessions, json={"credits": 1})).json()["hold_id"]
+    names = {"provider": 64, "model": 200, "action": 64, "hold_id": 128, "resource_id": 256}
+    usage = {name: "x" * most for name, most in names.items()}
+    body = {"credits": 0, "usage": {**usage, "attributes": WIDEST, "quantity": 10**12}}
+    grown = await app.post(f"{sessions}/{opened}/extend", json=body)
+    assert grown.status_code == 200, grown.text
+    kept = await connection.fetchval("SELECT octet_length(usage) FROM credit_hold")
+    assert 17_000 < kept < 20_000
+
+
+@pytest.mark.parametrize("column", ["hold metadata", "hold usage", "transaction metadata"])
+async def test_postgresql_keeps_no_longer_text_whoever_writes_it(
+    connection: asyncpg.Connection, column: str
+) -> None:
+    table, _, name = column.partition(" ")
+    fields = {
+        "hold": "hold_id, account_id, amount_micro",
+        "transaction": "actor, account_id, type, amount_micro, balance_after_micro",
+    }[table]
+    values = {"hold": "'h', 'acme', 5", "transaction": "'a', 'acme', 'GRANT', 5, 5"}[table]
+    statement = f"INSERT INTO credit_{table} ({fields}, {name}) VALUES ({values}, $1)"  # noqa: S608
+    with pytest.raises(asyncpg.CheckViolationError, match=f"credit_{table}_{name}_check"):
+        await connection.execute(statement, "x" * 32_769)
+
+
 async def send(
     app: httpx2.AsyncClient, each: Operation, metadata: dict[str, Any]
 ) -> httpx2.Response:
