@@ -106,18 +106,18 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.close()
 
 
-async def _create(admin: AIOKafkaAdminClient, settings: Settings, missing: Sequence[Topic]) -> None:
-    answer = await admin.create_topics(
-        [
-            NewTopic(
-                name=settings.topic_prefix + topic.name,
-                num_partitions=partitions_of(topic, settings),
-                replication_factor=settings.replication_factor,
-                topic_configs=topic.broker_config,
-            )
-            for topic in missing
-        ]
+def asked_for(topic: Topic, settings: Settings) -> NewTopic:
+    """What the broker is asked to create for a topic."""
+    return NewTopic(
+        name=settings.topic_prefix + topic.name,
+        num_partitions=partitions_of(topic, settings),
+        replication_factor=settings.replication_factor,
+        topic_configs=topic.broker_config(settings.replication_factor),
     )
+
+
+async def _create(admin: AIOKafkaAdminClient, settings: Settings, missing: Sequence[Topic]) -> None:
+    answer = await admin.create_topics([asked_for(topic, settings) for topic in missing])
     for name, code, *message in answer.topic_errors:
         refusal = for_code(code)
         # Another `tollgate migrate` may have been faster.
@@ -141,7 +141,7 @@ async def _compare(
             warnings.append(f"{name} has {found} partitions, {wanted} are configured")
         warnings += [
             f"{name} has {key}={configs[name].get(key)}, {value} is expected"
-            for key, value in topic.broker_config.items()
+            for key, value in topic.broker_config(settings.replication_factor).items()
             if configs[name].get(key) != value
         ]
         reports.append(TopicReport(name, created=False, warnings=tuple(warnings)))

@@ -22,14 +22,19 @@ class Topic:
     retention_ms: int
     max_message_bytes: int = _RECORD_BYTES_MAX
 
-    @property
-    def broker_config(self) -> dict[str, str]:
-        """The topic settings to create it with, as Kafka spells them."""
+    def broker_config(self, replicas: int) -> dict[str, str]:
+        """The topic settings to create it with, as Kafka spells them.
+
+        From three replicas on, "all replicas have it" means two at least: by the broker's default
+        it means a lone leader when the others are behind, and with it events would be lost.
+        """
+        kept = {"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
         return {
             "cleanup.policy": "delete",
             "max.message.bytes": str(self.max_message_bytes),
             "message.timestamp.type": "LogAppendTime",
             "retention.ms": str(self.retention_ms),
+            **(kept if replicas >= 3 else {}),
         }
 
 

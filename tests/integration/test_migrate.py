@@ -24,7 +24,8 @@ from adapters.migrations import (
 )
 from adapters.postgres import connect
 from adapters.settings import Settings
-from adapters.topics import ensure_topics
+from adapters.topics import asked_for, ensure_topics
+from schemas.topics import ALL, Topic
 from stack.local import Stack
 from tests.commands import report, run_tollgate
 from tollgate.migrate_command import local_places
@@ -299,6 +300,27 @@ async def test_the_command_backs_up_before_it_changes_a_database(
     assert done.returncode == 1
     assert len(list((tmp_path / "backups").iterdir())) == 1
     assert await tables(connection) == {"account"}
+
+
+@pytest.mark.parametrize("topic", ALL, ids=lambda topic: topic.name)
+def test_with_three_replicas_two_must_have_a_record(topic: Topic) -> None:
+    kept = {"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
+    three = asked_for(topic, Settings(replication_factor=3))
+    assert (three.replication_factor, kept.items() <= three.topic_configs.items()) == (3, True)
+    for fewer in (1, 2):  # of two, both would have to be there for a single event to be taken
+        assert (
+            not kept.keys()
+            & asked_for(topic, Settings(replication_factor=fewer)).topic_configs.keys()
+        )
+
+
+async def test_a_topic_that_a_lone_leader_can_confirm_is_warned_about(
+    settings: Settings, topics: dict[str, str]
+) -> None:
+    three = settings.model_copy(update={"replication_factor": 3})
+    warnings = [warning for topic in await ensure_topics(three) for warning in topic.warnings]
+    wanted = [f"{name} has min.insync.replicas=1, 2 is expected" for name in topics.values()]
+    assert sorted(warnings) == sorted(wanted)
 
 
 async def test_topics_are_compared_not_changed(settings: Settings, topics: dict[str, str]) -> None:

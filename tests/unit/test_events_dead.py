@@ -127,7 +127,7 @@ class TestTopics:
 
     @pytest.mark.parametrize("topic", topics.ALL, ids=lambda topic: topic.name)
     def test_the_broker_stamps_the_time_and_bounds_the_batch(self, topic: topics.Topic) -> None:
-        config = topic.broker_config
+        config = topic.broker_config(1)
         assert config["message.timestamp.type"] == "LogAppendTime"
         assert int(config["max.message.bytes"]) == 262_144
         assert config["cleanup.policy"] == "delete"
