@@ -1,5 +1,6 @@
 """OpenRouter, asked with an account's own key what that key may still spend."""
 
+import asyncio
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -44,6 +45,10 @@ class _Again(Exception):  # noqa: N818 - a reason to ask again
     """The answer was one that the next try may better."""
 
 
+# The time limit is of a whole try: the client's own is of each read, and a trickle has no end.
+_TRY_AGAIN = (_Again, TimeoutError, httpx2.TransportError, httpx2.DecodingError)
+
+
 def is_sendable(key: str) -> bool:
     """Whether it can stand in a header at all: visible ASCII."""
     return _VISIBLE.fullmatch(key) is not None
@@ -57,15 +62,16 @@ async def read_balance(settings: Settings, key: SecretStr) -> RemoteBalance:
     """
     try:
         async for attempt in stamina.retry_context(
-            on=(_Again, httpx2.TransportError),
+            on=_TRY_AGAIN,
             attempts=ATTEMPTS,
             timeout=settings.openrouter_seconds_max * ATTEMPTS,
             wait_initial=0.1,
             wait_max=1.0,
         ):
             with attempt:
-                return await _ask(settings, key)
-    except (_Again, httpx2.TransportError) as error:
+                async with asyncio.timeout(settings.openrouter_seconds_max):
+                    return await _ask(settings, key)
+    except _TRY_AGAIN as error:
         raise ProviderAway(f"OpenRouter does not answer ({type(error).__name__})") from None
     raise AssertionError("retry_context returns or raises")
 

@@ -117,6 +117,36 @@ async def test_a_server_that_takes_connections_and_says_nothing_is_down(
         assert time.monotonic() - began < 2
 
 
+async def test_many_silent_servers_are_waited_for_at_once(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        servers = ",".join([f"127.0.0.1:{port}"] * 5)
+        began = time.monotonic()
+        assert await kafka_answers(settings.model_copy(update={"kafka": servers}), 0.3) is False
+        assert time.monotonic() - began < 0.9
+        one = settings.model_copy(update={"kafka": f"{servers},{settings.kafka}"})
+        assert await kafka_answers(one, 5) is True
+        assert time.monotonic() - began < 3
+
+
+async def test_what_is_not_clickhouse_is_down(settings: Settings) -> None:
+    """It was an error of the health route: BadStatusLine is no OSError."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def babble() -> None:
+            accepted, _ = other.accept()
+            with accepted:
+                accepted.recv(1_000)
+                accepted.sendall(b"\x00\x01 not HTTP\r\n\r\n")
+
+        thread = threading.Thread(target=babble)
+        thread.start()
+        address = SecretStr(f"http://127.0.0.1:{other.getsockname()[1]}")
+        changed = settings.model_copy(update={"clickhouse": address})
+        assert await clickhouse_answers(changed, 0.5) is False
+        thread.join()
+
+
 async def test_what_is_not_kafka_is_not_taken_for_it(settings: Settings) -> None:
     """Another protocol on the port: what it says is not an answer to our question."""
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -3,9 +3,10 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import asyncpg
@@ -34,6 +35,8 @@ class OpenRouter:
         self.answers: list[tuple[int, Any]] = []
         self.asked: list[str] = []
         self.silent = False
+        self.trickles = False
+        self.encoding: str | None = None
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,9 +44,18 @@ class OpenRouter:
                 stand_in.asked.append(f"{self.path} {self.headers['Authorization']}")
                 if stand_in.silent:
                     return
+                if stand_in.trickles:
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n")
+                    for _ in range(40):
+                        self.wfile.write(b" ")
+                        if stand_in.closed.wait(0.05):
+                            return
+                    return
                 status, body = stand_in.answers.pop(0) if stand_in.answers else (500, {})
                 text = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
+                if stand_in.encoding:
+                    self.send_header("Content-Encoding", stand_in.encoding)
                 if status == 302:
                     self.send_header("Location", "http://127.0.0.1:1/elsewhere")
                 self.send_header("Content-Length", str(len(text)))
@@ -53,12 +65,14 @@ class OpenRouter:
             def log_message(self, *_: object) -> None:
                 pass
 
+        self.closed = Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self.server.server_port}/api/v1"
         self._thread = Thread(target=self.server.serve_forever, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        self.closed.set()
         self.server.shutdown()
         self.server.server_close()
         self._thread.join()
@@ -204,6 +218,27 @@ async def test_a_provider_that_is_silent_or_gone_is_given_up(
     gone = configured.model_copy(update={"openrouter_base_url": "http://127.0.0.1:1"})
     with pytest.raises(ProviderAway):
         await read_balance(gone, SecretStr(KEY))
+
+
+async def test_an_answer_that_can_not_be_decoded_is_no_error_of_ours(
+    configured: Settings, openrouter: OpenRouter
+) -> None:
+    openrouter.encoding = "gzip"
+    openrouter.answers = [(200, b"no gzip")] * 3
+    with pytest.raises(ProviderAway):
+        await read_balance(configured, SecretStr(KEY))
+
+
+async def test_an_answer_that_trickles_is_given_up(
+    configured: Settings, openrouter: OpenRouter
+) -> None:
+    """Each read is quick; the whole takes two seconds."""
+    openrouter.trickles = True
+    quick = configured.model_copy(update={"openrouter_seconds_max": 0.1})
+    began = time.monotonic()
+    with pytest.raises(ProviderAway):
+        await read_balance(quick, SecretStr(KEY))
+    assert time.monotonic() - began < 1.5
 
 
 async def test_a_wrong_key_is_asked_about_once(
