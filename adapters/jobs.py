@@ -107,8 +107,9 @@ def patient(settings: Settings) -> Settings:
 
 
 async def supersede(connection: Connection, job: Job) -> None:
-    """A run that a later one of the same kind makes needless: ended without work, unless it has
-    begun. Raises Busy when somebody is at work on it.
+    """A run that a later one of the same kind makes needless: ended where it is, without more work.
+    What it did before it was killed stays done and counted. Raises Busy when somebody is at work
+    on it.
     """
     async with at_work(connection, job) as run:
         if run is not None:

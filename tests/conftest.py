@@ -40,8 +40,8 @@ LEDGER_ONLY = {
     "test_corrections_plans", "test_coupons", "test_credits_machine", "test_credits_races",
     "test_dual_control", "test_expiry", "test_gate", "test_gate_fails_closed", "test_gate_prices",
     "test_gate_races", "test_history", "test_limits", "test_matrix", "test_overtaken",
-    "test_parked", "test_price_store", "test_rater_batches", "test_rater_counters", "test_rater_late_copies",
-    "test_reconcile", "test_refresh", "test_stuck_audit", "test_tokens",
+    "test_parked", "test_price_store", "test_rater_batches", "test_rater_counters",
+    "test_rater_late_copies", "test_reconcile", "test_refresh", "test_stuck_audit", "test_tokens",
 }  # fmt: skip
 # Where the longest tests are: several processes share the files best when these begin first.
 LONGEST_FIRST = ("faults/test_kill_storm", "faults", "e2e", "integration", "security", "unit")

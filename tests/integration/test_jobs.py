@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
+from adapters.allowances import statistics
 from adapters.jobs import Busy, OtherRun, add_figures, at_work, end_run, list_runs, supersede
 from adapters.postgres import connect
 from adapters.purge import Keep, preview, purge
@@ -142,6 +143,21 @@ async def test_the_key_of_one_job_is_no_way_to_another(
     assert await refreshes(connection) == 0
     async with at_work(connection, job(JobName.REFRESH)) as same:  # and its lock is free
         assert (same is None) is finished
+
+
+async def test_what_a_superseded_run_did_before_it_was_killed_counts(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    async with at_work(connection, job(JobName.REFRESH, "killed")) as run:
+        assert run is not None
+        did = {"accounts": 4, "refreshed": 3, "failed": 1}
+        await add_figures(connection, run.run_id, did)
+    for key in ("killed", "untouched"):
+        await supersede(connection, job(JobName.REFRESH, key))
+    runs = {run["job_key"]: run for run in await list_runs(connection, None, 5)}
+    assert runs["killed"]["figures"] == {**did, "superseded": 1}
+    found = await statistics(connection)
+    assert (found["runs"], found["success_percent"]) == (1, 75.0)
 
 
 async def test_refresh_can_be_switched_off_and_made_dry(

@@ -39,7 +39,8 @@ LIMIT $4
 
 -- name: statistics
 -- Of all allowances, of the refreshes of the last 30 days, and of the refresh job's runs in that time
--- (dry runs, and runs by hand for a few accounts, are none of the job's).
+-- (dry runs, and runs by hand for a few accounts, are none of the job's; nor is one that a later run made
+-- needless, unless it had begun before it was killed).
 WITH allowances AS (
     SELECT count(*) AS enrolled, count(*) FILTER (WHERE paused) AS paused,
            count(*) FILTER (WHERE NOT paused AND due_at <= now()) AS due,
@@ -58,7 +59,7 @@ WITH allowances AS (
            avg(extract(epoch FROM finished_at - started_at))::double precision AS run_seconds_mean,
            max(extract(epoch FROM finished_at - started_at))::double precision AS run_seconds_max
     FROM job_run
-    WHERE job = 'refresh' AND NOT dry_run AND state <> 'running' AND NOT figures ? 'superseded'
+    WHERE job = 'refresh' AND NOT dry_run AND state <> 'running' AND (NOT figures ? 'superseded' OR figures ? 'accounts')
       AND job_key NOT LIKE 'refresh:now:%' AND started_at > now() - interval '30 days'
 )
 SELECT * FROM allowances, given, runs
