@@ -275,7 +275,7 @@ async def test_only_counted_events_cost_a_round_trip_more(
 ) -> None:
     async with counting_desk(settings) as bench:
         await bench.apply(usage("first"))
-        listening = Listening(bench.ledger._pool, bench.topic)
+        listening = Listening(bench.ledger._pool, bench.topic, settings.event_age_days_max)
         listening.said = []
         monkeypatch.setattr(bench.rater, "_ledger", listening)
         extra = [counted("counted", "counted_pages", 3)] if with_counters else []
