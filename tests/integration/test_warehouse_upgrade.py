@@ -43,7 +43,7 @@ async def old_copy(settings: Settings, tmp_path: Path, monkeypatch: pytest.Monke
         old.setitem(
             ranges.STATEMENTS,
             Stream.CHARGE,
-            Statements(ranges.SQL.charge_months, old_rows),
+            Statements(ranges.SQL.charge_months, old_rows, ranges.SQL.charge_text),
         )
         assert clickhouse.migrate(settings) == ["0001_copy_of_the_ledger"]
         with clickhouse.connect(settings) as client:
