@@ -4,16 +4,6 @@
 -- One publisher at a time, until its transaction ends; readers are not stopped.
 SELECT pg_advisory_xact_lock(hashtext('tollgate price versions'));
 
--- name: versions
--- Every version without its catalog, oldest first. Equal catalogs have equal digests: a price
--- change seldom touches the 2,330 models of the catalog, so the reader parses each catalog once.
-SELECT price_version,
-       effective_from,
-       (document - 'catalog')::text AS document,
-       md5((document -> 'catalog')::text) AS catalog_digest
-FROM price_version
-ORDER BY price_version;
-
 -- name: versions_above
 -- The next versions without their catalogs, in the order of their numbers. Equal catalogs have equal
 -- digests: a price change seldom touches the 2,330 models of the catalog, so the reader parses each
