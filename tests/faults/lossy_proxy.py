@@ -3,10 +3,12 @@ that lets nothing through any more and cuts nothing: the server has vanished.
 """
 
 import asyncio
+import random
 from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
 COMMIT = b"COMMIT;"
+CHARGES = b'COPY "charge"'
 CHUNK_BYTES = 65_536
 
 
@@ -20,8 +22,14 @@ class LossyProxy:
         self._links: set[asyncio.Task[None]] = set()
         self.commits = 0
         self.lost = 0
-        self.every = 0
-        """Every how many commits a reply is lost; 0: none."""
+        self.lost_of_charges = 0
+        self.loses_charges = False
+        """Whether each transaction that charged something loses its reply."""
+        self.loses_others = 0.0
+        """The share of all other commits whose replies are lost. By chance and not by count: one
+        that counts can fall into step with a worker's tasks, and then the same one always loses.
+        """
+        self._random = random.Random(10)
         self.silent_from: bytes | None = None
         """A line on which these bytes are asked is dead from then on, and open."""
         self.silenced = 0
@@ -53,7 +61,8 @@ class LossyProxy:
         self._links.add(task)
         try:
             # One end went away: that is what this proxy is for, and each end sees it by itself.
-            with suppress(OSError, asyncio.IncompleteReadError):
+            # Cancelled by close(), and by nobody else: the task ends here, with nothing to tell.
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await self._link(reader, writer)
         finally:
             self._links.discard(task)
@@ -82,9 +91,12 @@ class LossyProxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: "_Line"
     ) -> None:
         while data := await reader.read(CHUNK_BYTES):
+            line.charges = line.charges or CHARGES in data
             if COMMIT in data:
                 self.commits += 1
-                line.loses = self.every > 0 and self.commits % self.every == 0
+                line.loses = self._loses(line)
+                self.lost_of_charges += line.loses and line.charges
+                line.charges = False
             if self.silent_from is not None and self.silent_from in data and not line.silent:
                 self.silenced += 1
                 line.silent = True
@@ -92,6 +104,11 @@ class LossyProxy:
                 continue
             writer.write(data)
             await writer.drain()
+
+    def _loses(self, line: "_Line") -> bool:
+        if line.charges:
+            return self.loses_charges
+        return self._random.random() < self.loses_others
 
     async def _replies(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: "_Line"
@@ -107,5 +124,6 @@ class LossyProxy:
 
 
 class _Line:
+    charges = False
     loses = False
     silent = False

@@ -103,12 +103,12 @@ async def test_a_lost_reply_to_commit_charges_nothing_twice(bench: Bench) -> Non
     try:
         rater = bench.fleet.start(batch_records=50, postgres=proxy.dsn)
         bench.fleet.start("warehouse")
-        proxy.every = 2
+        proxy.loses_charges, proxy.loses_others = True, 0.25
         await bench.publish(traffic, 1_000)
         await bench.verdict.drained(60)
     finally:
         await proxy.close()
     await bench.exact(traffic.expected)
-    assert proxy.lost >= 10
+    assert proxy.lost_of_charges >= 10
     assert rater.status is None, bench.fleet.complaints()
     print(f"\n{proxy.lost} of {proxy.commits} replies to COMMIT lost")  # noqa: T201
