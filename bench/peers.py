@@ -15,6 +15,7 @@ from typing import Any
 from adapters.failures import Failure
 
 LITELLM = "litellm==1.106.2"  # the newest when the results were written
+LITELLM_LOCK = Path(__file__).with_name("litellm.lock")
 INSTALL_SECONDS_MAX = 600
 RUN_SECONDS_MAX = 300
 _SCRIPT = Path(__file__).with_name("litellm_costs.py")
@@ -28,7 +29,8 @@ def litellm_cost(shapes: list[dict[str, Any]]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tollgate-bench-litellm-") as directory:
         venv.create(directory, with_pip=True)
         python = str(Path(directory) / "bin" / "python")
-        _run([python, "-m", "pip", "install", "--quiet", LITELLM], "", INSTALL_SECONDS_MAX)
+        install = [python, "-m", "pip", "install", "--quiet", "--constraint", str(LITELLM_LOCK)]
+        _run([*install, LITELLM], "", INSTALL_SECONDS_MAX)
         answer: dict[str, Any] = json.loads(
             _run([python, str(_SCRIPT)], json.dumps(shapes), RUN_SECONDS_MAX)
         )

@@ -13,7 +13,8 @@ import structlog
 from adapters.settings import Settings
 
 TICK_SECONDS = 0.5
-# When even the watchdog slept longer, the process was suspended (SIGSTOP, a frozen machine).
+# When even the watchdog slept longer, the process was suspended (SIGSTOP, a frozen machine); see
+# `suspended_seconds`.
 SUSPENDED_SECONDS = 5.0
 WATCHDOG_STATUS = 70
 
@@ -50,6 +51,15 @@ class Progress:
         if self._lag == 0 and waiting > 0:
             self._moved_at = time.monotonic()  # an idle hour is not a stall
         self._lag = waiting
+
+    @property
+    def suspended_seconds(self) -> float:
+        """After how long a sleep of its own the watchdog takes the process for one that was
+        suspended: always before the loop's silence would count, which that sleep brought about.
+        """
+        return min(
+            SUSPENDED_SECONDS, max(2 * TICK_SECONDS, self._silent_seconds_max - TICK_SECONDS)
+        )
 
     def tick(self) -> None:
         """The event loop turned."""
@@ -111,7 +121,7 @@ def _watch(progress: Progress, stopped: threading.Event) -> None:
     looked_at = time.monotonic()
     while not stopped.wait(TICK_SECONDS):
         now = time.monotonic()
-        if now - looked_at > SUSPENDED_SECONDS:
+        if now - looked_at > progress.suspended_seconds:
             progress.resumed()
         looked_at = now
         stall = progress.stall(now)

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,13 @@ import asyncpg
 import pytest
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
+from hypothesis import HealthCheck
+from hypothesis import settings as laws
 from pydantic import SecretStr
 
 from adapters import clickhouse, migrations, price_store
 from adapters import topics as kafka_topics
+from adapters.failures import Failure
 from adapters.postgres import connect
 from adapters.settings import Settings
 from schemas.topics import ALL
@@ -30,6 +34,17 @@ from stack.local import Stack
 from stack.ports import Ports
 
 Answer = TypeVar("Answer")
+# On every machine the same examples, and no limit by the clock, which a busy one would break.
+# `--hypothesis-profile=default` looks for new ones.
+laws.register_profile(
+    "house",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+laws.load_profile("house")
 KEPT_VARIABLES = {"TOLLGATE_TEST_HOME", "TOLLGATE_CACHE"}
 # Files whose tests never look at ClickHouse: they get no database there. Making one costs more than
 # all else that a test is given, and whoever asks for it all the same is told that it is missing.
@@ -43,6 +58,7 @@ LEDGER_ONLY = {
     "test_parked", "test_price_store", "test_rater_batches", "test_rater_counters",
     "test_rater_late_copies", "test_reconcile", "test_refresh", "test_stuck_audit", "test_tokens",
 }  # fmt: skip
+TOPICS_SECONDS_MAX = 30
 # Where the longest tests are: several processes share the files best when these begin first.
 LONGEST_FIRST = ("faults/test_kill_storm", "faults", "e2e", "integration", "security", "unit")
 
@@ -186,10 +202,24 @@ def _copy(settings: Settings) -> Iterator[None]:
 @pytest.fixture
 def topics(settings: Settings) -> Iterator[dict[str, str]]:
     """The test's topics, empty: the name in schemas/topics.py to the real name."""
-    in_a_loop(lambda: kafka_topics.ensure_topics(settings))
+    in_a_loop(lambda: _ensure_topics(settings))
     names = {topic.name: settings.topic_prefix + topic.name for topic in ALL}
     yield names
     in_a_loop(lambda: _delete_topics(settings, list(names.values())))
+
+
+async def _ensure_topics(settings: Settings) -> None:
+    """Again while Kafka refuses: after a pause of the machine its broker is fenced for a second."""
+    end = time.monotonic() + TOPICS_SECONDS_MAX
+    while True:
+        try:
+            await kafka_topics.ensure_topics(settings)
+        except Failure:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.5)
+        else:
+            return
 
 
 @pytest.fixture

@@ -68,8 +68,12 @@ class Provider:
 
 
 def of(provider: Provider, algorithm: str = "RS256") -> Settings:
-    """Settings that trust it."""
-    return Settings(jwt_jwks_url=provider.address, jwt_algorithm=algorithm)  # type: ignore[arg-type]
+    """Settings that trust it, and wait for it as long as a busy machine makes it take."""
+    return Settings(
+        jwt_jwks_url=provider.address,
+        jwt_algorithm=algorithm,  # type: ignore[arg-type]
+        gate_seconds_max=10.0,
+    )
 
 
 def signed(key: Any = RSA_KEY, kid: str = "one", **changes: Any) -> str:

@@ -18,13 +18,14 @@ import asyncpg
 import httpx2
 
 from adapters.settings import Settings
-from bench.peers import LITELLM
+from bench.peers import LITELLM, LITELLM_LOCK
 from tests.apis import SECRET
 from tests.commands import report
 from tests.workers import Worker, _free_port
 
 CALLS = Path(__file__).with_name("litellm_calls.py")
 INSTALL_SECONDS_MAX = 300
+INSTALL_TRIES = 3
 WAIT_SECONDS_MAX = 60
 
 
@@ -33,11 +34,11 @@ def _litellm_in(directory: Path) -> Path:
     venv.create(directory, with_pip=False)
     python = directory / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    subprocess.run(
-        [*pip, "--no-compile", "--only-binary", ":all:", LITELLM],
-        check=True,
-        timeout=INSTALL_SECONDS_MAX,
-    )
+    command = [*pip, "--no-compile", "--only-binary", ":all:", "-c", str(LITELLM_LOCK), LITELLM]
+    for left in reversed(range(INSTALL_TRIES)):  # the network may fail for once
+        done = subprocess.run(command, check=left == 0, timeout=INSTALL_SECONDS_MAX)
+        if done.returncode == 0:
+            break
     return python
 
 

@@ -110,9 +110,13 @@ async def _letters(connection: "asyncpg.Connection[asyncpg.Record]") -> int:
 
 
 async def _metric(worker: Worker) -> float:
-    text = await asyncio.to_thread(worker.metrics)
-    [line] = [line for line in text.splitlines() if line.startswith("tollgate_parked_letters{")]
-    return float(line.rpartition(" ")[2])
+    """What it shows; -1 while it is still starting."""
+    try:
+        text = await asyncio.to_thread(worker.metrics)
+    except OSError:
+        return -1.0
+    found = [line for line in text.splitlines() if line.startswith("tollgate_parked_letters{")]
+    return float(found[0].rpartition(" ")[2]) if found else -1.0
 
 
 async def _until(look: Callable[[], Awaitable[Any]], wanted: float) -> None:

@@ -84,12 +84,17 @@ class Prices:
     def __init__(self, settings: Settings) -> None:
         self._dsn = settings.postgres.get_secret_value()
         self.starts: dict[int, datetime] = {}
+        self.known: dict[int, datetime] = {}
+        """By PostgreSQL's clock, a moment at which the version was there for everybody."""
         self.dollars: dict[int, int] = {}
 
     async def ahead(self, dollars: int) -> int:
-        """Publishes a version that starts in some seconds, and waits until it has started."""
+        """Publishes a version that starts in some seconds, and waits until it has started.
+
+        As a correction, so that a busy machine on which it takes longer does not refuse it.
+        """
         start = datetime.now(UTC) + timedelta(seconds=AHEAD_SECONDS)
-        version = await self.publish(dollars, start)
+        version = await self.publish(dollars, start, correction=True)
         rest = start - datetime.now(UTC)
         await asyncio.sleep(max(0.0, rest.total_seconds()) + IN_FORCE_SECONDS)
         return version
@@ -100,19 +105,33 @@ class Prices:
         In a thread of its own: the check of a book would hold up the flow.
         """
         publishing = self._publish(dollars, start, correction=correction)
-        version = await asyncio.to_thread(asyncio.run, publishing)
-        self.starts[version] = start
+        version, known = await asyncio.to_thread(asyncio.run, publishing)
+        self.starts[version], self.known[version] = start, known
         self.dollars[version] = dollars
         return version
 
-    async def _publish(self, dollars: int, start: datetime, *, correction: bool) -> int:
+    def right(self, at: datetime, posted_at: datetime) -> set[int]:
+        """What a charge of that time may carry, posted by a transaction that began at that time:
+        one answer, unless some version became known while it ran.
+        """
+        versions = sorted(self.starts)
+        surely = sum(self.known[version] < posted_at for version in versions)
+        return {
+            max((self.starts[v], v) for v in versions[:count] if self.starts[v] <= at)[1]
+            for count in range(surely, len(versions) + 1)
+        }
+
+    async def _publish(
+        self, dollars: int, start: datetime, *, correction: bool
+    ) -> tuple[int, datetime]:
         connection = await asyncpg.connect(self._dsn)
         try:
             text = await connection.fetchval("SELECT document FROM price_version LIMIT 1")
             document = json.loads(text)
             prices = [{"usd_per_mtok": {"input": str(dollars), "output": "1"}}]
             document["models"] = {MODEL: {"prices": prices}}
-            return await publish(connection, document, start, "tests", correction=correction)
+            version = await publish(connection, document, start, "tests", correction=correction)
+            return version, await connection.fetchval("SELECT clock_timestamp()")
         finally:
             await connection.close()
 
@@ -140,14 +159,13 @@ async def test_every_charge_carries_the_version_of_its_event_time(
             second, third = await prices.ahead(2), await prices.ahead(3)
             corrected = prices.starts[second] - timedelta(seconds=CORRECTED_SECONDS)
             fourth = await prices.publish(4, corrected, correction=True)
-            known_at = await connection.fetchval("SELECT clock_timestamp()")
             step = timedelta(seconds=CORRECTED_SECONDS) / LATE
             await flow.send("late", [corrected + step * n for n in range(LATE)])
             over.set()
             per_second = await flowing
             lag = await wait_applied(settings, flow.published, seconds_max=90, worker=one)
             await _copied(settings, flow.published)
-        figures = await _check(connection, prices, (first, second, third, fourth), known_at)
+        figures = await _check(connection, prices, (first, second, third, fourth))
         assert sum(figures.values()) == flow.published
         ledger = [tuple(row) for row in await connection.fetch(BY_VERSION)]
         assert ask(settings, BY_VERSION.replace("charge", "charge FINAL")) == ledger
@@ -166,30 +184,21 @@ async def _check(
     connection: "asyncpg.Connection[asyncpg.Record]",
     prices: Prices,
     versions: tuple[int, int, int, int],
-    known_at: datetime,
 ) -> Counter[int]:
-    """Charges by version; the correction counts for what was charged after it was known."""
-    first, second, third, fourth = versions
+    """Charges by version; each is right for the event's time and what was known then."""
     rows = await connection.fetch(
         "SELECT event_id, occurred_at, posted_at, price_version, amount_micro FROM charge"
     )
     wrong: list[Any] = []
     found: Counter[int] = Counter()
     for row in rows:
-        at, version = row["occurred_at"], row["price_version"]
-        if at >= prices.starts[third]:
-            right = {third}
-        elif at >= prices.starts[second]:
-            right = {second}
-        elif at < prices.starts[fourth]:
-            right = {first}
-        else:
-            right = {fourth} if row["posted_at"] > known_at else {first, fourth}
+        version = row["price_version"]
+        right = prices.right(row["occurred_at"], row["posted_at"])
         if version not in right or row["amount_micro"] != _micro(prices, version):
             wrong.append((dict(row), right))
         found[version] += 1
         if row["event_id"].startswith("late"):
-            assert version == fourth
+            assert version == versions[-1]
     assert not wrong, wrong[:3]
     assert set(found) == set(versions)
     return found

@@ -17,7 +17,7 @@ from tests.replayed import Sent, apply_all, read
 from tests.workers import Worker, publish, wait_applied
 
 RECORDS = 6_000
-RATE = 1_500
+RATE = 1_000
 
 
 def value(number: int) -> bytes:

@@ -51,7 +51,7 @@ class Storm:
             status = await worker.ended(LIFE_SECONDS_MAX)
         except TimeoutError:
             worker.signal(signal.SIGKILL)
-            status = await worker.ended(5)
+            status = await worker.ended(60)
             self.marks["too late"] += 1
         else:
             self.marks[f"{stage} {point}"] += 1
@@ -61,6 +61,6 @@ class Storm:
         worker = self._bench.fleet.start(stage, group_instance_id=name)
         await asyncio.sleep(self._rng.uniform(0.05, 2.5))
         worker.signal(signal.SIGKILL)
-        status = await worker.ended(5)
+        status = await worker.ended(60)
         assert status == -signal.SIGKILL, worker.log.read_text(errors="replace")[-3000:]
         self.marks[f"{stage} at random"] += 1

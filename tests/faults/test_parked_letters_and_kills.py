@@ -37,7 +37,7 @@ async def test_letters_that_were_sent_and_not_marked_are_charged_once(bench: Ben
     await bench.publisher.send([_waiting(n) for n in range(LETTERS)])
     await bench.verdict.drained(60)
     first.signal(signal.SIGKILL)
-    await first.ended(10)
+    await first.ended(60)
     connection = await asyncpg.connect(bench.settings.postgres.get_secret_value())
     try:
         await publish_counted(connection, brand_new={"credits": "5"})

@@ -48,7 +48,7 @@ class Verdict:
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Rows from PostgreSQL, over a connection of its own."""
-        connection = await asyncpg.connect(self._settings.postgres.get_secret_value(), timeout=5)
+        connection = await asyncpg.connect(self._settings.postgres.get_secret_value(), timeout=60)
         try:
             rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
         finally:

@@ -12,12 +12,15 @@ async def eventually(
 ) -> None:
     """Returns once the check is true; raises TimeoutError that says `what` did not happen.
 
-    A check is never cut off: it may have connections open. Each ends by its own time limits.
+    A check is never cut off: it may have connections open. Each ends by its own time limits. It is
+    asked once more when the time is over, since this process may have been stopped meanwhile.
     """
     deadline = time.monotonic() + seconds_max
+    late = False
     while not await _answer(check):
-        if time.monotonic() > deadline:
+        if late:
             raise TimeoutError(f"not within {seconds_max} s: {what}")
+        late = time.monotonic() > deadline
         await asyncio.sleep(POLL_SECONDS)
 
 

@@ -46,9 +46,15 @@ async def connection(settings: Settings) -> AsyncIterator["asyncpg.Connection[as
 
 @pytest.mark.parametrize("caller", CALLERS)
 async def test_no_request_breaks_it_and_every_status_is_documented(
-    settings: Settings, topics: object, connection: asyncpg.Connection, caller: str
+    settings: Settings,
+    topics: object,
+    connection: asyncpg.Connection,
+    caller: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with serve(with_tokens(settings)) as address:
+    monkeypatch.setattr("api.routes.health.DEPENDENCY_SECONDS_MAX", 20)
+    patient = with_tokens(settings, ingest_seconds_max=60)
+    async with serve(patient) as address:
         requests = await asyncio.to_thread(_try_everything, address, caller)
     assert len(requests) > 40
     assert sum(requests.values()) > CALLERS[caller] * 40

@@ -14,7 +14,7 @@ from adapters.settings import Settings
 from core.prices import PriceHistory
 from tests.commands import Done, report, run_tollgate
 
-TOMORROW = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
+SOON = (datetime.now(UTC) + timedelta(days=2)).date().isoformat()
 PAST = "2026-01-05"
 
 
@@ -69,14 +69,14 @@ async def test_a_file_goes_from_show_to_published(
     said = _said(await run_tollgate(environment, "prices", "diff", str(book)))
     assert said[:2] == expected
     assert said[2].startswith("2 changes against version 1; catalog: genai-prices")
-    arguments = ("prices", "publish", str(book), "--from", TOMORROW)
+    arguments = ("prices", "publish", str(book), "--from", SOON)
     dry = _said(await run_tollgate(environment, *arguments, "--dry-run"))
     assert dry[-1] == "nothing was published: this was a dry run"
     assert (await _history(settings)).latest_version == 1
     done = _said(await run_tollgate(environment, *arguments))
     assert done[:2] == expected
     assert done[2].startswith(
-        f"version 2 holds from {TOMORROW} 00:00:00 UTC until another version begins; catalog:"
+        f"version 2 holds from {SOON} 00:00:00 UTC until another version begins; catalog:"
     )
     history = await _history(settings)
     assert history.latest_version == 2
@@ -93,7 +93,7 @@ async def test_the_past_needs_to_be_called_a_correction_and_ends_where_the_next_
     environment: dict[str, str], settings: Settings, book: Path
 ) -> None:
     _edit(book, ('free: "1.5"', 'free: "1"'))
-    await report(environment, "prices", "publish", str(book), "--from", TOMORROW)
+    await report(environment, "prices", "publish", str(book), "--from", SOON)
     connection = await connect(settings, application_name="tests")
     try:
         await _plant_charges(connection)
@@ -111,14 +111,14 @@ async def test_the_past_needs_to_be_called_a_correction_and_ends_where_the_next_
         assert await connection.fetch("SELECT * FROM charge ORDER BY event_id") == before
     finally:
         await connection.close()
-    begin, end = f"{PAST} 00:00:00 UTC", f"{TOMORROW} 00:00:00 UTC"
+    begin, end = f"{PAST} 00:00:00 UTC", f"{SOON} 00:00:00 UTC"
     assert done[-3].startswith(f"version 3 holds from {begin} until {end}; catalog:")
     assert done[-2] == "no charge was changed; in that time: 2 charges. What it would change:"
-    assert done[-1] == f"  tollgate rerate --from {PAST}T00:00:00Z --to {TOMORROW}T00:00:00Z"
+    assert done[-1] == f"  tollgate rerate --from {PAST}T00:00:00Z --to {SOON}T00:00:00Z"
     listed = await report(environment, "prices", "list")
     assert [(each["version"], each["until"][:10]) for each in listed if each["until"]] == [
         (1, PAST),
-        (3, TOMORROW),
+        (3, SOON),
     ]
     table = await run_tollgate(environment, "prices", "list")
     assert "another begins" in table.stdout
@@ -131,7 +131,7 @@ async def _plant_charges(connection: Any) -> None:
         " WHERE table_name = 'charge' AND is_nullable = 'NO' AND column_default IS NULL"
         " ORDER BY ordinal_position"
     )
-    moments = ["2026-01-04T23:59:59Z", "2026-01-05T00:00:00Z", f"{TOMORROW}T00:00:00Z"]
+    moments = ["2026-01-04T23:59:59Z", "2026-01-05T00:00:00Z", f"{SOON}T00:00:00Z"]
     moments.insert(2, datetime.now(UTC).isoformat())
     plain = {"text": "x", "boolean": False}
     for number, moment in enumerate(moments):
@@ -217,7 +217,7 @@ async def test_an_import_keeps_what_is_retired_and_what_the_operator_says(
     published = await report(environment, "prices", "publish", str(path))
     assert published["version"] == 2
 
-    start = ("--from", TOMORROW)
+    start = ("--from", SOON)
     dry = _said(await run_tollgate(environment, "prices", "import", *start, "--dry-run"))
     assert (
         "openai/gpt-4o, from 2026-10-14: output 9 -> 10 dollars a million tokens (+11.11 %)" in dry

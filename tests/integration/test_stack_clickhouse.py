@@ -280,7 +280,8 @@ def test_a_chunked_body_counts_whole_and_one_that_is_cut_off_not_at_all(server: 
 
 
 def test_a_long_statement_keeps_nobody_waiting(server: Http) -> None:
-    long = "SELECT sum(sipHash64(number)) FROM numbers(50000000)"
+    long = "SELECT sum(sipHash64(number)) FROM numbers(100000000)"
+    began_all = time.monotonic()
     work = threading.Thread(target=server.ask, args=(long,))
     work.start()
     waits = []
@@ -290,7 +291,7 @@ def test_a_long_statement_keeps_nobody_waiting(server: Http) -> None:
         waits.append(time.monotonic() - began)
     work.join()
     assert len(waits) > 2
-    assert min(waits) < 0.1
+    assert min(waits) < (time.monotonic() - began_all) / 4
 
 
 def test_a_greedy_query_is_refused_and_the_server_lives_on(server: Http) -> None:

@@ -55,10 +55,10 @@ async def test_an_audit_whose_server_vanishes_fails_at_its_limit(
 ) -> None:
     proxy.silent_from = moment
     began = time.monotonic()
-    ended = await Workshop(through(proxy, settings, 0.3)).run(connection, an_audit())
+    ended = await Workshop(through(proxy, settings, 2)).run(connection, an_audit())
     assert ended is not None
-    assert "longer than 0.3 s (TOLLGATE_AUDIT_SECONDS_MAX)" in ended.error
-    assert time.monotonic() - began < 3
+    assert "longer than 2 s (TOLLGATE_AUDIT_SECONDS_MAX)" in ended.error
+    assert time.monotonic() - began < 20
     assert proxy.silenced == 1
     with pytest.raises(Failure, match="TOLLGATE_AUDIT_SECONDS_MAX"):
         await audit(through(proxy, settings, 0.1))
@@ -80,7 +80,7 @@ async def test_an_audit_gives_signs_of_life_and_ends_at_a_stop(
         if len(signs) == 3:
             workshop.stop()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await workshop.run(connection, an_audit(), note) is None
     assert signs == [{}, {}, {}]
     [run] = await list_runs(connection, None, 5)
@@ -103,7 +103,7 @@ async def test_an_audit_ends_when_its_lock_is_lost(
         await connection.execute("SELECT pg_terminate_backend($1)", holder.get_server_pid())
 
     losing = asyncio.create_task(lose())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(TRANSIENT):
             await Workshop(through(proxy, settings)).run(holder, an_audit())
     await losing
@@ -113,21 +113,21 @@ async def test_a_frozen_worker_loses_its_run(
     settings: Settings, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its kernel answers for it as long as it is frozen: only the session's silence shows it."""
-    monkeypatch.setattr(runs, "SILENT_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(runs, "SILENT_SECONDS_MAX", 2.0)
     frozen = await connect(settings, application_name="frozen")
     began = time.monotonic()
     work = at_work(frozen, an_audit())
     await work.__aenter__()
     with pytest.raises(Busy):
         await _take(connection)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             try:
                 await _take(connection)
                 break
             except Busy:
                 await asyncio.sleep(0.05)
-    assert time.monotonic() - began > 0.3
+    assert time.monotonic() - began > 2
     await work.__aexit__(None, None, None)  # the session is closed: nothing is left to unlock
     assert frozen.is_closed()
 

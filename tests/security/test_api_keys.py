@@ -146,8 +146,11 @@ async def test_a_revoked_key_is_refused_within_five_seconds(
     assert await checked(address, issued.credential) == 200
     first = await revoke_key(connection, issued.key_id, actor="test")
     revoked = time.monotonic()
-    while await checked(address, issued.credential) != 401:
-        assert time.monotonic() - revoked < 5
+    while True:
+        began = time.monotonic()
+        if await checked(address, issued.credential) == 401:
+            break
+        assert began - revoked < 5
         await asyncio.sleep(0.1)
     assert await revoke_key(connection, issued.key_id, actor="test") == first
     acts = [act["action"] for act in await list_acts(connection, subject=issued.key_id)]
@@ -167,7 +170,7 @@ async def test_a_rotation_overlaps_and_then_the_old_key_is_over(
     connection: asyncpg.Connection,
 ) -> None:
     old = await create_key(connection, wanted("user", Scope.ACCOUNTS, account_id="acme"))
-    new = await rotate_key(connection, old.key_id, overlap_seconds=1, actor="test")
+    new = await rotate_key(connection, old.key_id, overlap_seconds=60, actor="test")
     before, after = [await find_caller(connection, each.credential) for each in (old, new)]
     assert before is not None
     assert after is not None
@@ -176,7 +179,10 @@ async def test_a_rotation_overlaps_and_then_the_old_key_is_over(
         after.scopes,
         after.account_id,
     )
-    await asyncio.sleep(1.1)
+    await connection.execute(
+        "UPDATE api_key SET expires_at = expires_at - interval '60 seconds' WHERE key_id = $1",
+        old.key_id,
+    )
     assert await find_caller(connection, old.credential) is None
     assert await find_caller(connection, new.credential) is not None
 

@@ -22,13 +22,25 @@ ROWS_MAX = 1_000
 
 
 @pytest.fixture
-async def address(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+async def funded(settings: Settings) -> Settings:
+    """Of an API that takes 10,000 bytes and has an account with credits."""
     made = await connect(settings, application_name="test")
     await account(made, "acme", 100 * CREDIT)
     await made.close()
+    return with_tokens(settings, api_body_bytes_max=10_000, api_body_seconds_max=20.0)
+
+
+@pytest.fixture
+async def address(funded: Settings) -> AsyncIterator[str]:
+    async with serve(funded) as found:
+        yield found
+
+
+@pytest.fixture
+async def hasty(funded: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    """Where a head and a body have a second each."""
     monkeypatch.setattr(limits, "HEAD_SECONDS_MAX", 1.0)
-    narrow = with_tokens(settings, api_body_bytes_max=10_000, api_body_seconds_max=1.0)
-    async with serve(narrow) as found:
+    async with serve(funded.model_copy(update={"api_body_seconds_max": 1.0})) as found:
         yield found
 
 
@@ -55,7 +67,7 @@ async def talk(address: str, *parts: bytes, pause_seconds: float = 0.0) -> bytes
             writer.write(part)
             await writer.drain()
             await asyncio.sleep(pause_seconds)
-    await asyncio.wait_for(listening, 10)
+    await asyncio.wait_for(listening, 30)
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
@@ -95,7 +107,7 @@ async def test_a_hundred_megabytes_are_refused_before_they_are_read(address: str
     answer = await talk(address, head("Content-Length: 104857600"), b"x" * 1_000)
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"connection: close" in answer.lower()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 async def test_a_hundred_megabytes_in_chunks_are_cut_off(address: str) -> None:
@@ -127,12 +139,10 @@ async def test_a_compressed_body_is_not_taken(app: httpx2.AsyncClient, encoding:
     assert (await app.post(PATH, content=ONE, headers=plain)).status_code == 200
 
 
-async def test_a_body_that_drips_is_answered_with_408(address: str) -> None:
-    began = time.monotonic()
+async def test_a_body_that_drips_is_answered_with_408(hasty: str) -> None:
     drips = [b" "] * 12
-    answer = await talk(address, head("Content-Length: 5000"), *drips, pause_seconds=0.2)
+    answer = await talk(hasty, head("Content-Length: 5000"), *drips, pause_seconds=0.2)
     assert answer.startswith(b"HTTP/1.1 408")
-    assert time.monotonic() - began < 6
 
 
 @pytest.mark.parametrize(
@@ -140,31 +150,32 @@ async def test_a_body_that_drips_is_answered_with_408(address: str) -> None:
     [(), (b"GET /health HTTP/1.1\r\n", *(b"X: y\r\n",) * 8)],
     ids=["silence", "drips"],
 )
-async def test_a_head_that_does_not_come_is_cut_off(address: str, parts: tuple[bytes, ...]) -> None:
-    began = time.monotonic()
-    assert await talk(address, *parts, pause_seconds=0.2) == b""
-    assert time.monotonic() - began < 4
+async def test_a_head_that_does_not_come_is_cut_off(hasty: str, parts: tuple[bytes, ...]) -> None:
+    """Without a limit the server would never end it, and `talk` gives up."""
+    assert await talk(hasty, *parts, pause_seconds=0.2) == b""
 
 
-async def test_a_second_head_on_a_connection_is_cut_off_too(address: str) -> None:
+async def test_a_second_head_on_a_connection_is_cut_off_too(hasty: str) -> None:
     whole = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
-    answer = await talk(address, whole, b"GET /hea", pause_seconds=0.5)
+    answer = await talk(hasty, whole, b"GET /hea", pause_seconds=0.5)
     assert answer.startswith(b"HTTP/1.1 404")
     assert answer.count(b"HTTP/1.1") == 1
 
 
-async def test_slow_clients_do_not_slow_others(address: str, app: httpx2.AsyncClient) -> None:
-    slow = [
-        asyncio.create_task(talk(address, head("Content-Length: 5000"), b" ", pause_seconds=0.5))
-        for _ in range(100)
-    ]
-    await asyncio.sleep(0.3)
-    began = time.monotonic()
-    answers = [await app.post(PATH, content=ONE, headers={"Content-Type": "application/json"})
-               for _ in range(10)]  # fmt: skip
-    assert {answer.status_code for answer in answers} == {200}
-    assert time.monotonic() - began < 2
-    assert all(answer.startswith(b"HTTP/1.1 408") for answer in await asyncio.gather(*slow))
+async def test_slow_clients_do_not_slow_others(funded: Settings) -> None:
+    kind = {"Content-Type": "application/json"}
+    slow_head = head("Content-Length: 5000")
+    patient = funded.model_copy(update={"api_body_seconds_max": 4.0})
+    async with serve(patient) as address, client(address, "acme") as app:
+        slow = [
+            asyncio.create_task(talk(address, slow_head, b" ", pause_seconds=0.5))
+            for _ in range(100)
+        ]
+        await asyncio.sleep(0.3)
+        answers = [await app.post(PATH, content=ONE, headers=kind) for _ in range(10)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert not any(task.done() for task in slow)
+        assert all(answer.startswith(b"HTTP/1.1 408") for answer in await asyncio.gather(*slow))
 
 
 @pytest.mark.parametrize("depth", [100, 900, 2_000, 4_900])

@@ -45,8 +45,8 @@ class OpenRouter:
                 if stand_in.silent:
                     return
                 if stand_in.trickles:
-                    self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n")
-                    for _ in range(40):
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n")
+                    for _ in range(400):
                         self.wfile.write(b" ")
                         if stand_in.closed.wait(0.05):
                             return
@@ -99,7 +99,7 @@ def configured(settings: Settings, openrouter: OpenRouter) -> Settings:
         settings,
         provider_key_secrets=[secret()],
         openrouter_base_url=openrouter.address,
-        openrouter_seconds_max=0.5,
+        openrouter_seconds_max=5.0,
     )
 
 
@@ -232,13 +232,13 @@ async def test_an_answer_that_can_not_be_decoded_is_no_error_of_ours(
 async def test_an_answer_that_trickles_is_given_up(
     configured: Settings, openrouter: OpenRouter
 ) -> None:
-    """Each read is quick; the whole takes two seconds."""
+    """Each read is quick; the whole takes twenty seconds."""
     openrouter.trickles = True
     quick = configured.model_copy(update={"openrouter_seconds_max": 0.1})
     began = time.monotonic()
     with pytest.raises(ProviderAway):
         await read_balance(quick, SecretStr(KEY))
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 10
 
 
 async def test_a_wrong_key_is_asked_about_once(

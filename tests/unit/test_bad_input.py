@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -309,6 +310,9 @@ ADVERSARIAL = {
 
 
 BUSY_SECONDS_MAX = 10.0
+PLAIN = filled(b'{"x":[0', b",1", b"]}")
+# What `json.loads` takes for PLAIN where the 5 ms are promised; a slower machine may take longer.
+PLAIN_MS = 1.2
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
@@ -318,14 +322,23 @@ def test_64_kib_of_anything_take_5_ms_at_most(name: str) -> None:
     # A busy machine makes decodes slower than they are, for seconds; it cannot make one faster.
     best_ms, until = _decode_ms(value), time.monotonic() + BUSY_SECONDS_MAX
     while best_ms > 5 and time.monotonic() < until:
-        best_ms = min(best_ms, _decode_ms(value))
+        best_ms = min(best_ms, _decode_ms(value) / _slowness())
     assert best_ms <= 5, best_ms
 
 
 def _decode_ms(value: bytes) -> float:
-    started = time.process_time()
-    well_formed(read(value))
-    return (time.process_time() - started) * 1000
+    return _thread_ms(lambda: well_formed(read(value)))
+
+
+def _slowness() -> float:
+    """How much longer than where the 5 ms are promised this machine takes just now; at least 1."""
+    return max(1.0, _thread_ms(lambda: json.loads(PLAIN)) / PLAIN_MS)
+
+
+def _thread_ms(work: Callable[[], object]) -> float:
+    started = time.thread_time()
+    work()
+    return (time.thread_time() - started) * 1000
 
 
 class TestMixedRecords:

@@ -222,7 +222,7 @@ class Ledger:
 
 def loop(desk: Desk, ledger: Ledger, retries: list[str] | None = None) -> BatchLoop:
     told = [] if retries is None else retries
-    return BatchLoop(desk.where, ledger.apply, desk.stopped.append, 5.0, told.append)
+    return BatchLoop(desk.where, ledger.apply, desk.stopped.append, 60.0, told.append)
 
 
 async def test_a_batch_is_applied_then_committed() -> None:

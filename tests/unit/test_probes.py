@@ -8,12 +8,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 
 from adapters.failures import Failure
 from adapters.metrics import Metrics
 from adapters.settings import Settings
+from consumers import progress as progress_module
 from consumers.probes import serve_probes
 from consumers.progress import Progress
 
@@ -45,28 +47,32 @@ def test_lag_without_a_finished_batch_is_not_alive() -> None:
 
 
 def test_an_idle_hour_is_no_stall() -> None:
-    progress = Progress(Settings(stalled_seconds_max=0.05))
-    time.sleep(0.1)
+    progress = Progress(Settings(stalled_seconds_max=60))
+    progress._moved_at -= 3_600
+    progress.tick()
     assert progress.alive(time.monotonic())
     progress.lag = 1
     assert progress.alive(time.monotonic())
-    time.sleep(0.1)
+    progress._moved_at -= 61
     assert not progress.alive(time.monotonic())
 
 
 def test_a_finished_batch_starts_the_clock_anew() -> None:
-    progress = Progress(Settings(stalled_seconds_max=0.05))
+    progress = Progress(Settings(stalled_seconds_max=60))
     progress.lag = 1
-    time.sleep(0.1)
+    progress._moved_at -= 61
+    assert not progress.alive(time.monotonic())
     progress.batch_done(1)
     assert progress.alive(time.monotonic())
     assert progress.records == 1
 
 
 def test_an_event_loop_that_does_not_turn_is_not_alive() -> None:
+    before = time.monotonic()
     progress = Progress(Settings(session_timeout_ms=6_000))
-    assert progress.alive(time.monotonic() + 1.9)
-    assert not progress.alive(time.monotonic() + 2.1)
+    after = time.monotonic()
+    assert progress.alive(before + 1.9)
+    assert not progress.alive(after + 2.1)
 
 
 async def test_the_probes_answer_while_the_loop_is_blocked(
@@ -103,6 +109,49 @@ async def test_a_taken_port_is_one_clear_line() -> None:
                 pass
 
 
+@pytest.mark.parametrize(("session_ms", "slept"), [(6_000, 3.0), (15_000, 6.0), (60_000, 25.0)])
+def test_who_slept_himself_knows_nothing_of_the_loops_silence(
+    monkeypatch: pytest.MonkeyPatch, session_ms: int, slept: float
+) -> None:
+    """A machine that stood still for longer than the loop may be silent, and not for 5 s, ended
+    each worker: its watchdog woke before its loop.
+    """
+    assert _exit_status(monkeypatch, session_ms, [0.5, slept]) is None
+
+
+def test_a_loop_that_is_silent_while_the_watchdog_is_awake_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for session_ms, looks in ((6_000, 5), (15_000, 11), (60_000, 41)):
+        assert _exit_status(monkeypatch, session_ms, [0.5] * (looks - 1)) is None
+        assert _exit_status(monkeypatch, session_ms, [0.5] * looks) == 70
+
+
+class _Looks:
+    """In place of the event that ends a watchdog: it moves the clock, and ends after the last."""
+
+    def __init__(self, clock: list[float], sleeps: list[float]) -> None:
+        self._clock, self._sleeps = clock, list(sleeps)
+
+    def wait(self, _: float) -> bool:
+        if not self._sleeps:
+            return True
+        self._clock[0] += self._sleeps.pop(0)
+        return False
+
+
+def _exit_status(
+    monkeypatch: pytest.MonkeyPatch, session_ms: int, sleeps: list[float]
+) -> int | None:
+    """With what a watchdog that sleeps so ends a process whose loop does not turn; None: not."""
+    clock, statuses = [1_000.0], []
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("os._exit", statuses.append)
+    progress = Progress(Settings(session_timeout_ms=session_ms))
+    progress_module._watch(progress, _Looks(clock, sleeps))  # type: ignore[arg-type]
+    return statuses[0] if statuses else None
+
+
 BLOCKED = """
 import asyncio, time
 from adapters.settings import Settings
@@ -111,7 +160,7 @@ from consumers.probes import serve_probes
 from consumers.progress import Progress
 
 async def main():
-    settings = Settings(stalled_seconds_max={stalled}, session_timeout_ms=6000)
+    settings = Settings(stalled_seconds_max={stalled}, session_timeout_ms={session})
     progress = Progress(settings)
     progress.lag = {lag}
     async with serve_probes(settings, "rater", progress, Metrics("rater")):
@@ -121,17 +170,17 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    ("lag", "stalled", "work", "status"),
+    ("lag", "stalled", "session", "work", "status"),
     [
-        (1, 0.5, "await asyncio.sleep(20)", 70),
-        (0, 60, "time.sleep(20)", 70),
-        (0, 0.5, "await asyncio.sleep(2)", 0),
+        (1, 0.5, 60_000, "await asyncio.sleep(60)", 70),
+        (0, 60, 6_000, "time.sleep(60)", 70),
+        (0, 0.5, 60_000, "await asyncio.sleep(2)", 0),
     ],
     ids=["work waits and nothing is finished", "the loop is blocked", "idle"],
 )
 def test_the_watchdog_ends_a_worker_that_hangs(
-    lag: int, stalled: float, work: str, status: int
+    lag: int, stalled: float, session: int, work: str, status: int
 ) -> None:
-    program = BLOCKED.format(lag=lag, stalled=stalled, work=work)
-    done = subprocess.run([sys.executable, "-c", program], timeout=15, check=False)
+    program = BLOCKED.format(lag=lag, stalled=stalled, session=session, work=work)
+    done = subprocess.run([sys.executable, "-c", program], timeout=120, check=False)
     assert done.returncode == status
