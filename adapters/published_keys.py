@@ -18,14 +18,17 @@ log = structlog.get_logger()
 KEPT_SECONDS = 300.0
 AGAIN_SECONDS = 30.0
 FAILED_SECONDS = 1.0
+READ_SECONDS_MAX = 5.0
 DOCUMENT_BYTES_MAX = 1_048_576
 _TROUBLE = (
     httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, RecursionError, jwt.PyJWTError,
+    TypeError, AttributeError,  # what PyJWT makes of a key with a member of another type
 )  # fmt: skip
 
 
 class PublishedKeys:
-    """The signing keys at an address, by name; of one process and one event loop.
+    """The signing keys at an address, by name; of one process and one event loop. A caller waits
+    for `seconds_max` at most; a reading may take `READ_SECONDS_MAX`, and serves who comes later.
 
     They are kept for `KEPT_SECONDS`. A name that is not among them has them read again, at most
     once in `AGAIN_SECONDS`: who invents names asks the provider next to nothing. Raises Failure for
@@ -46,9 +49,9 @@ class PublishedKeys:
     async def find(self, name: str | None) -> PyJWK | None:
         """The key of that name, or None when nobody published it.
 
-        Raises Unavailable when the provider does not answer within the time, or not with keys, and
-        for `FAILED_SECONDS` after that at once. Nobody waits for longer, nor for somebody else's
-        question when the key is known.
+        Raises Unavailable when the provider does not answer within the caller's time, or not with
+        keys, and for `FAILED_SECONDS` after a failure at once. Nobody waits for longer, nor for
+        somebody else's question when the key is known.
         """
         if not name:
             return None
@@ -66,7 +69,9 @@ class PublishedKeys:
                 raise _unavailable()
             self._reading = asyncio.create_task(self._ask())
         reading = self._reading
-        await asyncio.wait({reading})
+        done, _ = await asyncio.wait({reading}, timeout=self._seconds_max)
+        if not done:
+            raise _unavailable()
         reading.result()
         if self._failed_at > self._read_at:
             raise _unavailable()
@@ -74,7 +79,7 @@ class PublishedKeys:
     async def _ask(self) -> None:
         """Never raises for what the provider does: that it failed is kept for all who wait."""
         try:
-            async with asyncio.timeout(self._seconds_max):
+            async with asyncio.timeout(READ_SECONDS_MAX):
                 document = await self._document()
             self._keys = _signing(json.loads(document))
             self._read_at = time.monotonic()
@@ -84,7 +89,7 @@ class PublishedKeys:
 
     async def _document(self) -> bytes:
         async with (
-            httpx2.AsyncClient(timeout=self._seconds_max, verify=self._trusted) as client,
+            httpx2.AsyncClient(timeout=READ_SECONDS_MAX, verify=self._trusted) as client,
             client.stream("GET", self._url) as answer,
         ):
             if answer.status_code != 200:

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
+import jwt
 import pytest
 
 from adapters import published_keys
@@ -50,6 +52,20 @@ async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     at_once = struct.pack("ii", 1, 0)
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
     writer.close()
+
+
+def late(seconds: float, handle: Handler) -> Handler:
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(seconds)
+        await handle(reader, writer)
+
+    return wait
+
+
+def published(*keys: object) -> bytes:
+    """A document of an identity provider: its own key, and these before it."""
+    own = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(RSA_KEY.public_key()))
+    return json.dumps({"keys": [*keys, {**own, "kid": "one", "alg": "RS256"}]}).encode()
 
 
 def saying(body: bytes, status: bytes = b"200 OK") -> Handler:
@@ -103,11 +119,12 @@ async def answering(handle: Handler) -> AsyncIterator[tuple[Settings, Asked]]:
         saying(b'{"keys": [{"kty": "oct", "k": "AA"}]}'),
         saying(b"[" * 100_000),
         saying(b" " * 2_000_000),
+        saying(published({"kty": "RSA", "kid": "two", "alg": ["RS256"]})),
         saying(b"", b"500 Trouble"),
         saying(b"", b"302 Found"),
     ],
     ids=["silent", "dripping", "reset", "html", "bytes", "list", "none", "nameless", "nested",
-         "long", "500", "redirect"],
+         "long", "types", "500", "redirect"],
 )  # fmt: skip
 async def test_whatever_the_identity_provider_does_is_a_503_in_time(
     handle: Handler, monkeypatch: pytest.MonkeyPatch
@@ -116,6 +133,7 @@ async def test_whatever_the_identity_provider_does_is_a_503_in_time(
     after them waits for none.
     """
     monkeypatch.setattr(published_keys, "FAILED_SECONDS", 600.0)
+    monkeypatch.setattr(published_keys, "READ_SECONDS_MAX", PATIENCE_SECONDS)
     async with answering(handle) as (settings, asked):
         judge = TokenAuthenticator(settings)
         begun = time.monotonic()
@@ -128,6 +146,24 @@ async def test_whatever_the_identity_provider_does_is_a_503_in_time(
         assert len(asked) == 1
 
 
+async def test_a_provider_slower_than_a_caller_may_wait_is_read_for_the_next_one() -> None:
+    """Each reading was given up with its first caller, and begun anew for the next: for ever."""
+    slow = late(4 * PATIENCE_SECONDS, saying(published()))
+    async with answering(slow) as (settings, asked):
+        judge = TokenAuthenticator(settings)
+        with pytest.raises(Unavailable):
+            await judge.authenticate(signed())
+        await asyncio.wait_for(_admitted(judge), BUSY_SECONDS_MAX)
+        assert len(asked) == 1
+
+
+async def _admitted(judge: TokenAuthenticator) -> None:
+    while True:
+        with contextlib.suppress(Unavailable):
+            assert await judge.authenticate(signed()) is not None
+            return
+
+
 async def test_invented_kids_keep_nobody_waiting(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +173,7 @@ async def test_invented_kids_keep_nobody_waiting(
         judge = TokenAuthenticator(settings.model_copy(update=changed))
         assert await judge.authenticate(signed()) is not None
         monkeypatch.setattr(published_keys, "AGAIN_SECONDS", 0.0)
+        monkeypatch.setattr(published_keys, "READ_SECONDS_MAX", 2.0)
         judge._keys._url = settings.jwt_jwks_url  # type: ignore[union-attr]
         invented = asyncio.create_task(judge.authenticate(signed(kid="invented")))
         while not asked:
