@@ -13,7 +13,7 @@ import typer
 from tollgate.output import MICRO
 
 # A comma only as the output writes it: whoever means a point by it would get ten times as much.
-_CREDITS = re.compile(r"([0-9]{1,12}|[0-9]{1,3}(?:,[0-9]{3}){1,3})(?:\.([0-9]{1,6}))?")
+_CREDITS = re.compile(r"([0-9]{1,12}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,3})(?:\.([0-9]{1,6}))?")
 _AGO = re.compile(r"([0-9]{1,5})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

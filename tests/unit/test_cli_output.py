@@ -35,7 +35,7 @@ def test_a_comma_stands_before_thousands(text: str, micro: int) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "-1", "1e3", "1.2345678", "nan", "٣", "1.", ".5", "1 000", "2,5", "2,50", "1,0000",
-     "1234,567", ",500", "1,,000", "1,000,00", "0.003,750"],
+     "1234,567", ",500", "1,,000", "1,000,00", "0.003,750", "0,500", "0,003", "00,500", "0,5"],
 )  # fmt: skip
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
