@@ -86,7 +86,12 @@ class CopyAudit:
     async def _days(self, statement: str, parameters: Parameters) -> AsyncIterator[Day]:
         stream = await asyncio.to_thread(self._open_stream, statement, parameters)
         with stream as blocks:
-            while (block := await asyncio.to_thread(next, blocks, None)) is not None:
+
+            def more() -> Any:
+                with answers():
+                    return next(blocks, None)
+
+            while (block := await asyncio.to_thread(more)) is not None:
                 for row in block:
                     yield _day(row)
 

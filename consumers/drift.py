@@ -36,6 +36,8 @@ async def watch_drift(settings: Settings, metrics: Metrics) -> None:
             await audit_once(settings, metrics)
         except TROUBLE as error:
             log.info("not audited this time", error=str(error))
+        except Exception:
+            log.exception("the audit failed")  # nobody waits for this task: it must not end
         pause_seconds = max(settings.audit_seconds, PAUSE_FACTOR * (time.monotonic() - began))
 
 
