@@ -303,6 +303,14 @@ class Ledger:
         if transaction.moved:
             reached("after_commit")
 
+    async def end_overdue_copies(self, seconds_max: float) -> int:
+        """Gives back the locks of workers that were frozen in the middle of a COPY, older than a
+        statement may be; returns how many there were. To be asked again and again.
+        """
+        async with self._pool.acquire(timeout=10) as connection:
+            ended: int = await connection.fetchval(SQL.end_overdue_copies, seconds_max)
+        return ended
+
     async def recent_outcomes(self) -> list[tuple[int, int]]:
         """Records and dead letters of the latest batches, whoever applied them, oldest first; dead
         letters of what users published left out.

@@ -1,4 +1,4 @@
-"""Wires the rater: Kafka, PostgreSQL, probes, and the two small tasks beside the batch loop."""
+"""Wires the rater: Kafka, PostgreSQL, probes, and the small tasks beside the batch loop."""
 
 import asyncio
 import time
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 STAGE = "rater"
 LOG_CHECK_SECONDS = 10.0
 LAG_SECONDS = 1.0
+COPIES_SECONDS = 2.0
 LOOP_TICK_SECONDS = 0.02
 
 
@@ -38,7 +39,8 @@ class RaterApp:
         self._ended: BaseException | None = None
         self.metrics = Metrics(STAGE)
         self.progress = Progress(settings)
-        ledger = Ledger(pool, topic, settings.event_age_days_max)
+        self._statement_seconds_max = settings.statement_seconds_max
+        self._ledger = ledger = Ledger(pool, topic, settings.event_age_days_max)
         prices = Prices()
         self._rater = Rater(settings, ledger, prices)
         self._letters = Letters(settings, pool, prices, self.metrics)
@@ -59,6 +61,7 @@ class RaterApp:
         async with (
             self._beside(self._watch_lag),
             self._beside(self._watch_log),
+            self._beside(self._watch_copies),
             self._beside(lambda: self._letters.run(STAGE)),
             self._beside(self._watch_loop),
         ):
@@ -123,6 +126,18 @@ class RaterApp:
                 await self._where.check()
             except (KafkaError, *TRANSIENT) as error:
                 log.info("the log was not checked this time", error=repr(error))
+
+    async def _watch_copies(self) -> None:
+        """Others of us may be frozen with locks that no time limit of PostgreSQL takes away."""
+        while True:
+            await asyncio.sleep(COPIES_SECONDS)
+            try:
+                ended = await self._ledger.end_overdue_copies(self._statement_seconds_max)
+            except TRANSIENT as error:
+                log.info("copies were not looked at this time", error=repr(error))
+                continue
+            if ended:
+                log.warning("sessions frozen in the middle of a COPY were ended", sessions=ended)
 
     async def _watch_loop(self) -> None:
         """Measures how late the event loop wakes: a long stall would cost us our partitions.

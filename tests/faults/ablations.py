@@ -20,7 +20,7 @@ import adapters.ranges
 import consumers.progress
 import consumers.rater
 from adapters.kafka import LastRecords, Positions
-from adapters.ledger import SQL, Account, BatchTransaction
+from adapters.ledger import SQL, Account, BatchTransaction, Ledger
 from adapters.ranges import Range, Ranges
 from core.ranges import Stream
 from core.rating import AccountFacts
@@ -59,6 +59,16 @@ def claim() -> None:
         return {}
 
     _replace(BatchTransaction, "find_claims", find_claims)
+
+
+@_guard
+def copies() -> None:
+    """Nobody looks for a COPY whose client has stopped."""
+
+    async def end_overdue_copies(_ledger: Ledger, _seconds_max: float) -> int:
+        return 0
+
+    _replace(Ledger, "end_overdue_copies", end_overdue_copies)
 
 
 @_guard

@@ -137,6 +137,21 @@ async def test_without_time_limits_a_frozen_transaction_keeps_its_locks(bench: B
     await bench.ledger_is_exact(traffic.expected)
 
 
+async def test_without_a_look_at_copies_a_frozen_one_keeps_its_locks(bench: Bench) -> None:
+    """With it: test_frozen_workers. Every time limit is there."""
+    traffic = Traffic(26)
+    frozen = bench.fleet.start(
+        at=("in_copy", 2), do="SIGSTOP", statement_seconds_max=2, idle_transaction_seconds_max=2
+    )
+    await bench.publish(traffic, 2_000)
+    await frozen.frozen(30)
+    bench.fleet.start(without=["copies"], statement_seconds_max=2)
+    with pytest.raises(TimeoutError):
+        await bench.verdict.drained(15)
+    frozen.signal(signal.SIGKILL)
+    await bench.ledger_is_exact(traffic.expected)
+
+
 @pytest.mark.parametrize("guard", [True, False])
 async def test_the_cap_stops_a_rater_that_would_empty_the_topic_into_the_dead_letters(
     bench: Bench, *, guard: bool

@@ -53,7 +53,9 @@ class Trap:
 
 
 def _set(trap: Trap) -> None:
-    """Puts the trap where the stages reach their points, and before a batch takes its locks."""
+    """Puts the trap where the stages reach their points, before a batch takes its locks, and where
+    PostgreSQL waits for the rows of a COPY.
+    """
     for module in (adapters.ledger, adapters.copy, adapters.parked):
         assert hasattr(module, "reached")
         vars(module)["reached"] = trap.reached
@@ -64,6 +66,18 @@ def _set(trap: Trap) -> None:
         return await lock(transaction, *arguments)
 
     setattr(adapters.ledger.BatchTransaction, lock.__name__, lock_positions)
+    charge_rows = adapters.ledger.charge_rows
+
+    def rows_while_it_waits(*arguments: Any) -> Any:
+        columns, rows = charge_rows(*arguments)
+
+        def one_by_one() -> Any:
+            trap.reached("in_copy")
+            yield from rows
+
+        return columns, one_by_one()
+
+    vars(adapters.ledger)[charge_rows.__name__] = rows_while_it_waits
 
 
 CATALOG_TEXT = snapshot()

@@ -197,6 +197,21 @@ SET next_offset = moved.next_offset, last_digest = moved.digest, updated_at = no
 FROM unnest($2::integer[], $3::bigint[], $4::bigint[]) AS moved (partition, next_offset, digest)
 WHERE stands.topic = $1 AND stands.partition = moved.partition
 
+-- name: end_overdue_copies
+-- Ends sessions whose client stopped in the middle of a COPY; answers how many. While COPY waits for
+-- its client PostgreSQL looks at no time limit, the statement's or the transaction's: only at being
+-- ended, and the locks would stay for ever. $1: seconds that a statement may take. Of this database
+-- and role alone: no other's may be seen or ended.
+SELECT count(*) FILTER (WHERE ended)
+FROM (
+    SELECT pg_terminate_backend(pid) AS ended
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = current_user
+      AND application_name LIKE 'tollgate-%'
+      AND state = 'active' AND wait_event = 'ClientRead' AND query LIKE 'COPY %'
+      AND query_start < clock_timestamp() - make_interval(secs => $1)
+) AS overdue
+
 -- name: recent_outcomes
 -- The latest batches of the topic, newest first: what a new worker knows of the ones before it, less
 -- the dead letters of users, whose ids begin with $2. $1 topic. At most 50 batches of each partition,
