@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -11,6 +12,7 @@ import structlog
 from asyncpg import Record
 from pydantic import TypeAdapter, ValidationError
 
+from adapters.failures import Failure
 from adapters.gate_prices import PriceSource
 from adapters.halving import Refused, by_halves, note_refused
 from adapters.jobs import add_figures
@@ -80,7 +82,8 @@ async def reconcile(
     Charged by usage events that name the hold: settled, nothing is charged again. A session whose
     time is over: settled and charged what it reported last. Any other whose time is over: expired.
     Idempotent, and runs at once close each hold once: all is judged under the account's lock. An
-    account that is refused is left to the next run.
+    account that is refused is left to the next run. Raises Failure when a hold needs a price and
+    this release can not read a version.
     """
     after: tuple[datetime, str] = (_FIRST, "")
     while True:
@@ -108,7 +111,8 @@ async def _examined(
     """One transaction: those of the holds that are of these accounts."""
     of_these = set(accounts)
     hold_ids = [row["hold_id"] for row in rows if row["account_id"] in of_these]
-    await prices.current(connection)  # here, and not while the accounts are locked
+    with suppress(Failure):  # whoever needs a price meets it again
+        await prices.current(connection)  # here, and not while the accounts are locked
     async with connection.transaction(isolation="read_committed"):
         await connection.fetch(LEDGER.lock_accounts, accounts)
         found = await connection.fetch(SQL.examine, hold_ids, after_seconds, UNPRICED_SECONDS_MAX)

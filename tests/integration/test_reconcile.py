@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from adapters.failures import Failure
 from adapters.gate import Gate, HoldRequest
 from adapters.gate_prices import PriceSource
 from adapters.postgres import connect
@@ -167,6 +168,27 @@ async def test_an_unpriced_session_does_not_hang_for_ever(
         await left_alone(connection, touched="2 days", over="25 hours")
         assert (await ran(connection)).failed == 1
     assert await connection.fetchval("SELECT held_micro FROM account") == 0
+
+
+async def test_a_hold_that_needs_no_price_ends_when_the_prices_can_not_be_read(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    await account(connection, "acme", 1_000 * CREDIT)
+    await connection.execute(
+        "INSERT INTO price_version (effective_from, document, digest, published_by)"
+        " VALUES (now(), '{\"catalog\": {\"another\": \"release\"}}', 'none', 'test')"
+    )
+    async with gate(settings) as entry:
+        await hold(entry, "left")
+        await left_alone(connection)
+        done = await ran(connection)
+        assert (done.examined, done.failed) == (1, 1)
+        assert await states(connection) == {"left": ("expired", None)}
+        await hold(entry, "session", usage=USAGE)
+    await left_alone(connection)
+    with pytest.raises(Failure, match="price version"):
+        await ran(connection, 2)
+    assert (await states(connection))["session"] == ("open", None)
 
 
 async def test_two_at_once_close_each_hold_once(
