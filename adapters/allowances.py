@@ -16,7 +16,7 @@ from adapters.failures import Failure
 from adapters.jobs import at_work, end_run
 from adapters.postgres import Connection
 from adapters.queries import load
-from adapters.refresh import RefreshRun, refresh_these
+from adapters.refresh import RefreshRun, lock_named, refresh_these
 from core.refresh import Terms
 from schemas.job_names import JobName
 from schemas.jobs import new_job
@@ -149,6 +149,7 @@ async def refresh_now(
             if opened is None:
                 raise Failure("another refresh was asked for in the same microsecond: ask again")
             run = RefreshRun(opened.run_id, by.actor, by.reason, terms)
+            await lock_named(connection, wanted)
             failures: list[tuple[str, str]] = []
             for first in range(0, len(wanted), ACCOUNTS_OF_ONE_TRANSACTION):
                 some = wanted[first : first + ACCOUNTS_OF_ONE_TRANSACTION]

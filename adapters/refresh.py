@@ -118,6 +118,16 @@ async def refresh_due(
         yield batch
 
 
+async def lock_named(connection: Connection, accounts: Sequence[str]) -> None:
+    """Locks their allowances for the caller's transaction, those made that were not there.
+
+    To be called before it locks any account, with all that it will refresh: an allowance that is
+    waited for with an account in hand is half a circle. What another run has locked is waited for.
+    """
+    await connection.execute(SQL.enrol_these, accounts)
+    await connection.fetch(SQL.lock_named, accounts)
+
+
 async def refresh_these(
     connection: Connection, run: RefreshRun, accounts: Sequence[str]
 ) -> AsyncIterator[RefreshedBatch]:

@@ -160,6 +160,35 @@ async def test_by_hand_a_locked_account_is_waited_for(
     assert (done.refreshed, done.missed) == (1, 0)
 
 
+async def test_by_hand_no_account_is_in_hand_while_another_is_waited_for(
+    settings: Settings, connection: asyncpg.Connection
+) -> None:
+    """A rater that waits for the first one and the job that has the last one made a circle."""
+    names = [f"a{number:03}" for number in range(201)]
+    await connection.execute(
+        "INSERT INTO account (account_id, tier)"
+        " SELECT name, 'free' FROM unnest($1::text[]) AS name",
+        names,
+    )
+    await change_allowance(connection, names[-1], {"preferred_day": 15}, BY)
+    waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1"
+    pid = connection.get_server_pid()
+    other = await connect(settings, application_name="test")
+    try:
+        async with other.transaction():
+            await other.execute("SELECT FROM allowance FOR UPDATE")
+            asked = asyncio.create_task(refresh_now(connection, names, TERMS, BY))
+            async with asyncio.timeout(20):
+                while not await other.fetchval(waits, pid):
+                    await asyncio.sleep(0.02)
+            first = "SELECT FROM account WHERE account_id = $1 FOR NO KEY UPDATE NOWAIT"
+            await other.execute(first, names[0])
+        done = await asked
+    finally:
+        await other.close()
+    assert (done.refreshed, done.missed) == (201, 0)
+
+
 @law(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     terms=st.sampled_from([TERMS, ROLLING]),

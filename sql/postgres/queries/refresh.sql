@@ -1,6 +1,7 @@
 -- The monthly allowance, for thousands of accounts in one statement.
 -- The set-based form of core/refresh.py; a property test holds the two equal.
--- Lock order: allowance (rows that another run holds are left to it), account (sorted), grants.
+-- Lock order: every allowance of the transaction (sorted; a run that is not by name leaves those that
+-- another one holds to it), account (sorted), grants.
 
 -- name: enrol
 -- Of the next accounts, by id, those without an allowance yet get one. A young account is due 30 days after
@@ -58,8 +59,9 @@ FOR NO KEY UPDATE
 
 -- name: enrol_these
 -- As enrol, for accounts that are asked for by name: due now. Idempotent. $1 account ids.
+-- In the order of the ids: two that make the same allowances wait for each other.
 INSERT INTO allowance (account_id, due_at)
-SELECT account_id, now() FROM account WHERE account_id = ANY($1::text[])
+SELECT account_id, now() FROM account WHERE account_id = ANY($1::text[]) ORDER BY account_id
 ON CONFLICT DO NOTHING
 
 -- name: count_due
