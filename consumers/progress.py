@@ -66,8 +66,14 @@ class Progress:
         self._ticked_at = time.monotonic()
 
     def resumed(self) -> None:
-        """The whole process was stopped for a while: the time away is no stall."""
+        """Nothing could be finished until now, for no fault of this process: that is no stall."""
         self._moved_at = self._ticked_at = time.monotonic()
+
+    def slept(self, seconds: float) -> None:
+        """The whole process was stopped for so long: the time away is no stall, the rest is."""
+        now = time.monotonic()
+        self._moved_at = min(now, self._moved_at + seconds)
+        self._ticked_at = min(now, self._ticked_at + seconds)
 
     def idle_seconds(self, now: float) -> float:
         """How long nothing was finished although something waits; 0 when nothing waits."""
@@ -122,7 +128,7 @@ def _watch(progress: Progress, stopped: threading.Event) -> None:
     while not stopped.wait(TICK_SECONDS):
         now = time.monotonic()
         if now - looked_at > progress.suspended_seconds:
-            progress.resumed()
+            progress.slept(now - looked_at)
         looked_at = now
         stall = progress.stall(now)
         if stall is not None:

@@ -8,6 +8,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -127,28 +129,50 @@ def test_a_loop_that_is_silent_while_the_watchdog_is_awake_ends_the_process(
         assert _exit_status(monkeypatch, session_ms, [0.5] * looks) == 70
 
 
+def test_a_worker_that_hangs_ends_although_its_watchdog_oversleeps_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of its sleeps began the time anew in which something must be finished."""
+    half_a_minute = [2.0, *[0.5] * 56]
+    stalled = partial(_exit_status, monkeypatch, 6_000, lag=1, ticks=True)
+    assert stalled(half_a_minute * 2) is None
+    assert stalled(half_a_minute * 3) == 70
+
+
 class _Looks:
     """In place of the event that ends a watchdog: it moves the clock, and ends after the last."""
 
-    def __init__(self, clock: list[float], sleeps: list[float]) -> None:
-        self._clock, self._sleeps = clock, list(sleeps)
+    def __init__(
+        self, clock: list[float], sleeps: list[float], tick: Callable[[], None] | None
+    ) -> None:
+        self._clock, self._sleeps, self._tick = clock, list(sleeps), tick
 
     def wait(self, _: float) -> bool:
         if not self._sleeps:
             return True
         self._clock[0] += self._sleeps.pop(0)
+        if self._tick is not None:
+            self._tick()
         return False
 
 
 def _exit_status(
-    monkeypatch: pytest.MonkeyPatch, session_ms: int, sleeps: list[float]
+    monkeypatch: pytest.MonkeyPatch,
+    session_ms: int,
+    sleeps: list[float],
+    *,
+    lag: int = 0,
+    ticks: bool = False,
 ) -> int | None:
-    """With what a watchdog that sleeps so ends a process whose loop does not turn; None: not."""
-    clock, statuses = [1_000.0], []
+    """With what a watchdog that sleeps so ends a process; None: not. Its loop turns as `ticks`."""
+    clock = [1_000.0]
+    statuses: list[int] = []
     monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr("os._exit", statuses.append)
-    progress = Progress(Settings(session_timeout_ms=session_ms))
-    progress_module._watch(progress, _Looks(clock, sleeps))  # type: ignore[arg-type]
+    progress = Progress(Settings(session_timeout_ms=session_ms, stalled_seconds_max=60))
+    progress.lag = lag
+    looks = _Looks(clock, sleeps, progress.tick if ticks else None)
+    progress_module._watch(progress, looks)  # type: ignore[arg-type]
     return statuses[0] if statuses else None
 
 
