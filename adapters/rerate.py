@@ -37,6 +37,7 @@ from core.rerating import (
     OpenMonthError,
     Rating,
     Stretch,
+    clash_in_force,
     compare,
     counter_keys,
     in_their_units,
@@ -77,8 +78,10 @@ _AGAIN = (
 async def start(connection: Connection, settings: Settings, new: NewRun) -> Run | None:
     """Notes a run over the stretch as it is now; None: no charge can be in it.
 
-    Raises Failure for an account that does not exist, and when another run that moves credits is
-    not finished.
+    Published versions count up to those that are there once the batches in flight are over.
+
+    Raises Failure for an account that does not exist, when a chosen version's volume price must
+    not be booked, and when another run that moves credits is not finished.
     """
     if new.account_ids is not None:
         missing = await connection.fetch(SQL.missing_accounts, list(new.account_ids))
@@ -95,7 +98,24 @@ async def start(connection: Connection, settings: Settings, new: NewRun) -> Run 
         begin = rerate_topic.begin
     if extent is None:
         return None
+    if new.kind is RunKind.APPLY:
+        await _refuse_clash(connection, new)
+    # Not before the wait: a batch of the extent may be priced by a version that came during it.
+    newest = int(await connection.fetchval(SQL.newest_version))
+    new = replace(new, book=replace(new.book, newest_version=newest))
     return await rerate_runs.add(connection, new, extent, begin(extent))
+
+
+async def _refuse_clash(connection: Connection, new: NewRun) -> None:
+    if new.book.price_version is None:
+        return
+    history = await load_history(connection)
+    chosen = history.numbered(new.book.price_version)
+    if chosen and (found := clash_in_force(chosen, history, new.since, new.until)):
+        raise Failure(
+            f"{found}: a volume price would give back what nobody paid. Publish the prices with"
+            " another `counter:`, and book that version"
+        )
 
 
 def steps_of(run: Run) -> int:

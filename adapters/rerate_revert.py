@@ -8,10 +8,11 @@ from adapters.corrections import post
 from adapters.failures import Failure
 from adapters.faultpoints import reached
 from adapters.postgres import Connection
+from adapters.price_store import load_history
 from adapters.rerate import ATTEMPTS_MAX, OnProgress
 from adapters.rerate_runs import SQL, NewRun, Position, Run, RunKind
 from core.recorded import recorded_event
-from core.rerating import Tally, restored
+from core.rerating import Tally, counts_by_volume, restored
 
 CORRECTIONS_MAX = 4_000
 
@@ -27,7 +28,8 @@ async def start(connection: Connection, run_id: int, *, actor: str, reason: str)
     A run that is not finished ends where it is: a refused one could not go on. A process that is
     at work on it stops before its next chunk.
 
-    Raises Failure when that run moved no credits, was reverted before, or is booking a chunk now.
+    Raises Failure when that run moved no credits, was reverted before, is booking a chunk now, or
+    brought to a volume price's counter what later charges gave credits back for.
     """
     taken = await rerate_runs.read(connection, run_id)
     if taken.kind is not RunKind.APPLY:
@@ -42,6 +44,7 @@ async def start(connection: Connection, run_id: int, *, actor: str, reason: str)
         if revert.finished_at is None:
             return revert
         raise Failure(f"run {run_id} was reverted by run {revert.run_id} before")
+    await _refuse_taken_base(connection, run_id)
     new = NewRun(
         kind=RunKind.REVERT,
         source=taken.source,
@@ -54,6 +57,21 @@ async def start(connection: Connection, run_id: int, *, actor: str, reason: str)
         reverts=run_id,
     )
     return await rerate_runs.add(connection, new, {}, {"account": "", "event": ""})
+
+
+async def _refuse_taken_base(connection: Connection, run_id: int) -> None:
+    rows = await connection.fetch(SQL.counted_since, run_id)
+    if not rows:
+        return
+    history = await load_history(connection)
+    for row in rows:
+        books = (history.numbered(version) for version in row["versions"])
+        if any(counts_by_volume(book, row["counter"]) for book in books if book):
+            raise Failure(
+                f"{row['counter']!r} of {row['account_id']} has counted more in"
+                f" {row['month']:%Y-%m} since run {run_id}, and may have given back what that run"
+                " charged. Publish the right prices with another `counter:`, and book those"
+            )
 
 
 async def go_on(connection: Connection, run: Run, on_progress: OnProgress) -> Run:

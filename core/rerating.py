@@ -8,13 +8,15 @@ the state in force. Nothing is booked here: a `Change` says what would have to b
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from core.corrections import Change, Kind, month_end, month_of
+from core.counted import Volume
 from core.rating import AccountFacts, Counting, Rated
 from core.recorded import recorded_event, unit_charged
+from core.volume_counts import clash
 from schemas.reasons import Rejected
 
 if TYPE_CHECKING:
@@ -317,6 +319,35 @@ def refuse_open_months(
                 f"the counter {rating.counter or row['counter']!r} would count otherwise in"
                 f" {month:%Y-%m}, which is not over: apply it when the month is"
             )
+
+
+def clash_in_force(
+    chosen: PriceBook, history: PriceHistory, since: datetime, until: datetime
+) -> str | None:
+    """Where usage would be counted on by another price once it is booked at the chosen one's.
+
+    The versions are those that price the months (UTC) of the stretch, `until` exclusive, from now
+    on; only what a volume price is part of clashes (docs/decisions, 0084). None: nothing does.
+    """
+    begins = datetime.combine(month_of(since), time(), UTC)
+    last = month_of(until - timedelta(microseconds=1))
+    numbers = range(1, history.latest_version + 1)
+    later = [book.effective_from for number in numbers if (book := history.numbered(number))]
+    starts = [when for when in later if begins < when and month_of(when) <= last]
+    for book in filter(None, map(history.at, [begins, *starts])):
+        if (pair := clash([*book.counted_rules(), *chosen.counted_rules()])) is not None:
+            return (
+                f"{pair[1].name} counts {pair[0].counter!r}, as {pair[0].name} of version"
+                f" {book.version} does at another price in the same month"
+            )
+    return None
+
+
+def counts_by_volume(book: PriceBook, counter: str) -> bool:
+    """Whether usage that is counted there may give credits back; in demo mode none are moved."""
+    return any(
+        rule.counter == counter and isinstance(rule.shape, Volume) for rule in book.counted_rules()
+    )
 
 
 def restored(row: Row, event: UsageEvent, based_on: int) -> Change:

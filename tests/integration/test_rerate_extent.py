@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,39 @@ async def test_a_batch_in_flight_is_waited_for(
         await batch
         assert (await applied).tally.changed == 2
         assert (await run(bench)).tally.changed == 0
+
+
+async def test_a_version_that_is_published_during_the_wait_counts(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has charged by the end of the wait is in the extent, and is not booked back."""
+    priced, go_on = asyncio.Event(), asyncio.Event()
+    book = BatchTransaction.book
+
+    async def slowly(self: BatchTransaction, *arguments: object) -> None:
+        priced.set()
+        await go_on.wait()
+        await book(self, *arguments)  # type: ignore[arg-type]
+
+    work: dict[str, Any] = {"action": "work", "model": "", "tokens": {}}
+    async with desk(settings) as bench, desk(settings) as other:
+        await publish_counted(bench.connection, work={"credits": "1"})
+        await bench.open((0, 1))
+        await bench.connection.execute("SET lock_timeout = '50ms'")
+        monkeypatch.setattr(BatchTransaction, "book", slowly)
+        batch = asyncio.create_task(bench.apply(usage("e1", **work), partition=1))
+        await priced.wait()
+        monkeypatch.setattr(BatchTransaction, "book", book)
+        applied = asyncio.create_task(run(bench, APPLY))
+        await asyncio.wait({applied}, timeout=0.3)
+        assert not applied.done()
+        newest = await change_price(other, NOW - DAY, actions={"work": {"credits": "2"}})
+        await other.apply(usage("e2", "other", **work))
+        go_on.set()
+        await batch
+        done = await applied
+        assert (done.book.newest_version, done.tally.events, done.tally.changed) == (newest, 2, 1)
+        assert done.tally.new_micro == 4_000_000
 
 
 @pytest.mark.parametrize("source", Source)

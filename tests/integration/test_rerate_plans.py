@@ -83,6 +83,7 @@ def _cases(topic: str) -> Iterator[Case]:
     )  # fmt: skip
     run = ("run_id",)
     yield case("corrections_of_run", 7, "", "", 4000, charge_correction_once_a_run=run)
+    yield case("counted_since", 7, charge_correction_once_a_run=run)
     yield case("booked_groups", 7, 20, charge_correction_once_a_run=run)
     keys = ["account 1", "account 2"], ["counted"] * 2, [YEAR.date()] * 2
     yield case("read_counters", 7, *keys, rerate_counter_pkey=("run_id", "account_id"))

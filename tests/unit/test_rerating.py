@@ -22,6 +22,7 @@ from core.rerating import (
     OpenMonthError,
     Stretch,
     Verdict,
+    clash_in_force,
     compare,
     counter_keys,
     price_all,
@@ -356,3 +357,24 @@ def test_what_is_counted_does_not_change_while_the_month_is_open() -> None:
         refuse_open_months([uncounted], ratings, MONTHS + timedelta(days=30))
     dearer_only = counted(MONTHS, Rated(1, 1, "action:counted", "action:counted", 6, 0))
     refuse_open_months([dearer_only], resolved([dearer_only], MONTHS), MONTHS)
+
+
+def test_a_version_is_booked_only_where_its_volume_counters_have_no_other_price() -> None:
+    """Pages cost 1 from October on, 2 from the 9th of November, 3 from December."""
+    november, december = (datetime(2026, month, 1, tzinfo=UTC) for month in (11, 12))
+    books = [
+        book(n, when, actions={"page": {"charge": "volume", "steps": [{"credits": str(n)}]}})
+        for n, when in enumerate((MONTHS, november + timedelta(days=8), december), 1)
+    ]
+    versions = PriceHistory(books)
+
+    def clashes(version: int, since: datetime, until: datetime) -> str | None:
+        return clash_in_force(books[version - 1], versions, since, until)
+
+    late = timedelta(days=20)
+    assert clashes(1, MONTHS + late, november) is None
+    assert "of version 2 does" in (clashes(1, MONTHS, november + timedelta(seconds=1)) or "")
+    assert "of version 1 does" in (clashes(2, november + late, december) or "")
+    assert "of version 1 does" in (clashes(3, MONTHS + late, november) or "")
+    assert clashes(3, december, december + late) is None
+    assert clashes(2, MONTHS - late, MONTHS) is None

@@ -278,6 +278,47 @@ WHERE own.run_id = $1 AND (own.account_id, own.event_id) > ($2::text, $3::text)
 ORDER BY own.account_id, own.event_id
 LIMIT $4
 
+-- name: counted_since
+-- Counters that charges joined by a run, and that would keep more when these leave than the run found
+-- there: the rest was counted since, behind them. A charge leaves that still is what the run made of it
+-- (corrections_of_run). $1 run. Answers the versions whose prices the run counted by there.
+WITH joined AS (
+    SELECT own.account_id, own.counter,
+           date_trunc('month', own.occurred_at AT TIME ZONE 'UTC')::date AS month,
+           array_agg(DISTINCT own.price_version) AS versions,
+           sum(own.counter_units) AS brought,
+           sum(own.counter_units) FILTER (
+               WHERE (newest.voided, newest.rated_micro, newest.counter, newest.counter_units)
+                     = (own.voided, own.rated_micro, own.counter, own.counter_units)
+           ) AS leaving
+    FROM charge_correction AS own
+    JOIN charge USING (account_id, event_id)
+    LEFT JOIN charge_correction AS before
+           ON before.account_id = own.account_id AND before.event_id = own.event_id
+          AND before.sequence = own.sequence - 1
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM charge_correction AS later
+        WHERE later.account_id = own.account_id AND later.event_id = own.event_id
+        ORDER BY later.sequence DESC
+        LIMIT 1
+    ) AS newest
+    WHERE own.run_id = $1 AND own.counter <> ''
+      AND own.counter <> coalesce(before.counter, charge.counter)
+    GROUP BY own.account_id, own.counter, month
+)
+SELECT joined.account_id, joined.counter, joined.month, joined.versions
+FROM joined
+JOIN usage_counter AS stands
+  ON (stands.account_id, stands.counter, stands.month)
+     = (joined.account_id, joined.counter COLLATE "C", joined.month)
+JOIN rerate_counter AS counted
+  ON (counted.account_id, counted.counter, counted.month)
+     = (joined.account_id, joined.counter COLLATE "C", joined.month)
+WHERE counted.run_id = $1 AND joined.leaving > 0
+  AND stands.units - joined.leaving > counted.units - joined.brought
+ORDER BY joined.account_id, joined.counter COLLATE "C", joined.month
+
 -- name: booked_groups
 -- What a run booked, by account, model (or action) and day (UTC), the largest differences first.
 -- $1 run, $2 at most so many, NULL: all.
