@@ -4,6 +4,7 @@ The row is the truth: it is written in the transaction that moved the position. 
 copy of it for whoever wants to listen.
 """
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -216,9 +217,10 @@ async def requeue(
     """Sends whole letters to usage.events with their own key and bytes; yields counts as it goes.
 
     Letters that were sent again before are left out, so that running it twice sends nothing
-    twice. A crash after the acknowledgement may send up to 200 again: their ids are claimed in
-    the ledger, so none is charged twice. Goes up to the newest letter of its start, so that one
-    that dies again is not sent for ever. Raises Failure when the broker does not acknowledge.
+    twice. A crash after the acknowledgement, or one that is late, may send up to 200 again: their
+    ids are claimed in the ledger, so none is charged twice. Goes up to the newest letter of its
+    start, so that one that dies again is not sent for ever. Raises Failure when the broker does
+    not acknowledge within half of `idle_transaction_seconds_max`.
     """
     last_id = await connection.fetchval(SQL.newest_dead_letter)
     after_id = 0
@@ -244,8 +246,10 @@ async def _send_again(
     topic = settings.topic_prefix + USAGE_EVENTS.name
     letters = [Outgoing(topic=topic, key=row["key"], value=row["payload"]) for row in claimed]
     try:
-        await send_all(producer, letters)
-    except KafkaError as error:
+        # The transaction that claims them ends by itself when it is idle for longer.
+        async with asyncio.timeout(settings.idle_transaction_seconds_max / 2):
+            await send_all(producer, letters)
+    except (KafkaError, TimeoutError) as error:
         raise Failure(
             f"{topic} did not acknowledge ({type(error).__name__}): what it acknowledged before "
             "is marked, run the same command again for the rest"

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 
 import asyncpg
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
 from adapters.dead_letters import Selection, publish_pending, requeue
+from adapters.failures import Failure
 from adapters.postgres import connect
 from adapters.publishing import open_producer
 from adapters.settings import Settings
@@ -172,6 +173,25 @@ async def test_two_requeues_at_once_send_nothing_twice(
         await other.close()
     assert sum(sent) == 300
     assert len(await everything_in(settings, topics["usage.events"])) == 300
+
+
+async def test_a_requeue_ends_before_its_transaction_does_when_kafka_is_slow(
+    settings: Settings, topics: dict[str, str], connection: asyncpg.Connection
+) -> None:
+    await book(connection, 1)
+    hasty = settings.model_copy(update={"idle_transaction_seconds_max": 0.5})
+    other = await connect(hasty, application_name="test", unlimited=True)
+    slow = AIOKafkaProducer(bootstrap_servers=settings.kafka, linger_ms=1_000)
+    await slow.start()
+    try:
+        with pytest.raises(Failure, match="did not acknowledge"):
+            await anext(requeue(other, slow, hasty, Selection()))
+        assert not await other.fetchval("SELECT count(requeued_at) FROM dead_letter")
+        async with open_producer(settings, "test") as producer:
+            assert await anext(requeue(other, producer, settings, Selection())) == 1
+    finally:
+        await slow.stop()
+        await other.close()
 
 
 async def test_a_letter_that_was_cut_is_named_and_left(
