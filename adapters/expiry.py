@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from adapters.halving import Refused, by_halves, note_refused
+from adapters.halving import Refusals, Refused, by_halves
 from adapters.jobs import add_figures
 from adapters.postgres import Connection
 from adapters.queries import load
@@ -58,6 +58,7 @@ async def expire(
     grant is not met again. Stopped in the middle, it goes on where it was. An account that is
     refused is left to the next run.
     """
+    refusals = Refusals(connection, run_id)
     after = ""
     while True:
         accounts = [
@@ -68,7 +69,7 @@ async def expire(
             return
         async for done in by_halves(accounts, partial(_booked, connection, actor, run_id)):
             if isinstance(done, Refused):
-                await note_refused(connection, run_id, done)
+                await refusals.note(done)
                 yield Expired(refused=1)
             else:
                 yield done

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
@@ -10,6 +10,8 @@ from adapters.jobs import add_figures
 from adapters.postgres import POISON, Connection
 
 log = structlog.get_logger()
+
+REFUSALS_LOGGED_MAX: Final = 100  # of one walk: a defect that hits everybody is one defect
 
 Done = TypeVar("Done")
 
@@ -45,8 +47,21 @@ async def by_halves(
             yield part
 
 
-async def note_refused(connection: Connection, run_id: int | None, refused: Refused) -> None:
-    """Names the account in the log and counts it in the run; the next run tries it again."""
-    log.error("an account was refused", account_id=refused.account_id, refusal=refused.refusal)
-    if run_id is not None:
-        await add_figures(connection, run_id, {"refused": 1})
+class Refusals:
+    """The accounts that one walk of a run is refused; without a run they are named alone."""
+
+    def __init__(self, connection: Connection, run_id: int | None) -> None:
+        self._connection = connection
+        self._run_id = run_id
+        self._noted = 0
+
+    async def note(self, refused: Refused) -> None:
+        """Names the account in the log, the first hundred of a walk, and counts it in the run; the
+        next run tries it again.
+        """
+        self._noted += 1
+        if self._noted <= REFUSALS_LOGGED_MAX:
+            account_id, refusal = refused.account_id, refused.refusal
+            log.error("an account was refused", account_id=account_id, refusal=refusal)
+        if self._run_id is not None:
+            await add_figures(self._connection, self._run_id, {"refused": 1})

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 from asyncpg import Record
 
-from adapters.halving import Refused, by_halves, note_refused
+from adapters.halving import Refusals, Refused, by_halves
 from adapters.jobs import Figures, add_figures
 from adapters.postgres import Connection
 from adapters.queries import load
@@ -57,6 +57,7 @@ async def replace(connection: Connection, run_id: int) -> AsyncIterator[Replaced
     says what its events cost by now. Idempotent, and runs at once take each charge back once: all
     is read again under the account's lock. An account that is refused is left to the next run.
     """
+    refusals = Refusals(connection, run_id)
     after = ("", "")
     while True:
         rows = await connection.fetch(SQL.overtaken, *after, HOLDS_MAX)
@@ -66,7 +67,7 @@ async def replace(connection: Connection, run_id: int) -> AsyncIterator[Replaced
         work = partial(_replaced, connection, run_id, rows)
         async for done in by_halves(sorted({row["account_id"] for row in rows}), work):
             if isinstance(done, Refused):
-                await note_refused(connection, run_id, done)
+                await refusals.note(done)
                 yield Replaced(0, 0, refused=1)
                 continue
             if done.holds:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from adapters.failures import Failure
 from adapters.gate_prices import PriceSource
-from adapters.halving import Refused, by_halves, note_refused
+from adapters.halving import Refusals, Refused, by_halves
 from adapters.jobs import add_figures
 from adapters.postgres import Connection
 from adapters.queries import load
@@ -85,6 +85,7 @@ async def reconcile(
     account that is refused is left to the next run. Raises Failure when a hold needs a price and
     this release can not read a version.
     """
+    refusals = Refusals(connection, run_id)
     after: tuple[datetime, str] = (_FIRST, "")
     while True:
         rows = await connection.fetch(SQL.pending, after_seconds, *after, HOLDS_MAX)
@@ -94,7 +95,7 @@ async def reconcile(
         work = partial(_examined, connection, run_id, after_seconds, prices, rows)
         async for done in by_halves(sorted({row["account_id"] for row in rows}), work):
             if isinstance(done, Refused):
-                await note_refused(connection, run_id, done)
+                await refusals.note(done)
                 yield Reconciled(refused=1)
             else:
                 yield done

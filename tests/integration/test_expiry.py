@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from adapters.accounts import GrantRequest, create_account, give
 from adapters.expiry import Expired, expire, preview
@@ -105,3 +106,18 @@ async def test_an_account_that_is_refused_stops_nobody_else(
     assert await ran(connection) == Expired(2, 2, 20 * CREDIT, refused=1)
     await connection.execute(put, 10 * CREDIT)
     assert await ran(connection) == Expired(1, 1, 10 * CREDIT)
+
+
+async def test_a_defect_that_hits_everybody_fills_no_log(
+    connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.halving.REFUSALS_LOGGED_MAX", 3)
+    for number in range(5):
+        await grants(connection, f"acct{number}", 10 * CREDIT)
+    await over(connection, *range(1, 6))
+    await connection.execute("UPDATE account SET balance_micro = $1", -(2**63) + 8)
+    with capture_logs() as logged:
+        assert await ran(connection) == Expired(refused=5)
+    assert [line["account_id"] for line in logged] == ["acct0", "acct1", "acct2"]
+    await connection.execute("UPDATE account SET balance_micro = $1", 10 * CREDIT)
+    assert (await ran(connection)).accounts == 5
