@@ -129,3 +129,23 @@ async def test_what_was_counted_before_the_run_keeps_no_run(settings: Settings) 
         assert await bench.value(BALANCE) == WELCOME - 5_500_000
         await revert(bench, done.run_id)
         assert await bench.value(BALANCE) == paid
+
+
+async def test_where_no_charge_leaves_the_counter_nothing_keeps_the_run(
+    settings: Settings,
+) -> None:
+    """The run's only charge was voided since; or the run changed prices within the counter."""
+    async with desk(settings) as bench:
+        run_id = await _corrected(bench)
+        await _use(bench, "e1", 1, 1)
+        await charges.void(bench.connection, Request("acct", "e0", "tests", "wrong"))
+        assert await bench.value(BALANCE) == WELCOME - 1_000_000
+        assert (await revert(bench, run_id)).tally.superseded == 1
+        await _use(bench, "e2", 10, 2)
+        amended = Request("acct", "e1", "tests", "wrong")
+        await charges.amend(bench.connection, amended, {"quantity": 2})
+        within = await run(bench, APPLY, since=LAST_MONTH, until=MONTH)
+        assert within.tally.changed == 2
+        await _use(bench, "e3", 1, 3)
+        assert (await revert(bench, within.run_id)).tally.changed == 2
+        assert await bench.value(BALANCE) == WELCOME - 6_500_000

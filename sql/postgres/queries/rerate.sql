@@ -281,7 +281,8 @@ LIMIT $4
 -- name: counted_since
 -- Counters that charges joined by a run, and that would keep more when these leave than the run found
 -- there: the rest was counted since, behind them. A charge leaves that still is what the run made of it
--- (corrections_of_run). $1 run. Answers the versions whose prices the run counted by there.
+-- (corrections_of_run); where none leaves there is no row. $1 run. Answers the versions whose prices the
+-- run counted by there.
 WITH joined AS (
     SELECT own.account_id, own.counter,
            date_trunc('month', own.occurred_at AT TIME ZONE 'UTC')::date AS month,
@@ -315,7 +316,7 @@ JOIN usage_counter AS stands
 JOIN rerate_counter AS counted
   ON (counted.account_id, counted.counter, counted.month)
      = (joined.account_id, joined.counter COLLATE "C", joined.month)
-WHERE counted.run_id = $1 AND joined.leaving > 0
+WHERE counted.run_id = $1
   AND stands.units - joined.leaving > counted.units - joined.brought
 ORDER BY joined.account_id, joined.counter COLLATE "C", joined.month
 
