@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -82,8 +81,8 @@ async def reconcile(
     Charged by usage events that name the hold: settled, nothing is charged again. A session whose
     time is over: settled and charged what it reported last. Any other whose time is over: expired.
     Idempotent, and runs at once close each hold once: all is judged under the account's lock. An
-    account that is refused is left to the next run. Raises Failure when a hold needs a price and
-    this release can not read a version.
+    account that is refused is left to the next run. Where this release can not read a version, the
+    sessions that need a price stay open.
     """
     refusals = Refusals(connection, run_id)
     after: tuple[datetime, str] = (_FIRST, "")
@@ -112,20 +111,28 @@ async def _examined(
     """One transaction: those of the holds that are of these accounts."""
     of_these = set(accounts)
     hold_ids = [row["hold_id"] for row in rows if row["account_id"] in of_these]
-    with suppress(Failure):  # whoever needs a price meets it again
-        await prices.current(connection)  # here, and not while the accounts are locked
+    unread = await _read_ahead(connection, prices)  # not while the accounts are locked
     async with connection.transaction(isolation="read_committed"):
         await connection.fetch(LEDGER.lock_accounts, accounts)
         found = await connection.fetch(SQL.examine, hold_ids, after_seconds, UNPRICED_SECONDS_MAX)
-        done = await _close(connection, run_id, found, prices)
+        done = await _close(connection, run_id, found, prices, unread)
         await add_figures(connection, run_id, done.figures)
     return done
 
 
+async def _read_ahead(connection: Connection, prices: PriceSource) -> str:
+    """Why the prices can not be read, or nothing: then they are read."""
+    try:
+        await prices.current(connection)
+    except Failure as failure:
+        return str(failure)
+    return ""
+
+
 async def _close(
-    connection: Connection, run_id: int, found: Sequence[Record], prices: PriceSource
+    connection: Connection, run_id: int, found: Sequence[Record], prices: PriceSource, unread: str
 ) -> Reconciled:
-    judged = [await _judge(connection, hold, prices) for hold in found]
+    judged = [await _judge(connection, hold, prices, unread) for hold in found]
     ended = [verdict for verdict in judged if isinstance(verdict, Verdict)]
     await connection.execute(
         SQL.close_holds,
@@ -167,7 +174,9 @@ async def _charge(connection: Connection, run_id: int, settled: Sequence[Verdict
     )
 
 
-async def _judge(connection: Connection, hold: Record, prices: PriceSource) -> Verdict | str:
+async def _judge(
+    connection: Connection, hold: Record, prices: PriceSource, unread: str
+) -> Verdict | str:
     """The verdict, or why the hold stays open: `early`, `unpriced`."""
     place = (hold["hold_id"], hold["account_id"])
     if hold["events"]:
@@ -177,10 +186,10 @@ async def _judge(connection: Connection, hold: Record, prices: PriceSource) -> V
         return "early"
     if not hold["usage"]:
         return Verdict(*place, HoldState.EXPIRED, hold["amount_micro"])
-    rated = await _price(connection, hold, prices)
+    rated = unread or await _price(connection, hold, prices)
     if isinstance(rated, str):
         log.error("a session's usage can not be priced", hold_id=hold["hold_id"], detail=rated)
-        if hold["long_over"]:
+        if hold["long_over"] and not unread:  # a price that this release can not read may be there
             return Verdict(*place, HoldState.EXPIRED, hold["amount_micro"])
         return "unpriced"
     return Verdict(*place, HoldState.SETTLED, hold["amount_micro"], rated, rated, hold["usage"])
